@@ -1,0 +1,95 @@
+# shellcheck shell=bash
+# Lanes and test sets, which are data: ci/lanes/NAME, ci/tests/NAME, ci/expectations.
+# Sourced by ci/run, after scripts/common.sh.
+
+declare -A LANE=()	# key -> value of the lane last read
+
+lane_names() {
+	(cd "$ROOT/ci/lanes" && printf '%s\n' *)
+}
+
+# read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
+# default; about, from the first line.
+read_lane() {
+	local file=$ROOT/ci/lanes/$1 line
+
+	[[ -f $file ]] || die $E_USAGE "no lane '$1'; there are: $(lane_names | paste -sd' ')"
+	LANE=([name]=$1)
+	while IFS= read -r line; do
+		case $line in
+		'# '*) LANE[about]=${LANE[about]-${line#\# }} ;;
+		'') ;;
+		*=*) LANE[${line%%=*}]=${line#*=} ;;
+		*) die $E_USAGE "ci/lanes/$1: cannot read '$line'" ;;
+		esac
+	done <"$file"
+	local key
+	for key in arch emulator machine cpu smp memory config append tests default; do
+		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
+	done
+}
+
+default_lanes() {
+	local l
+
+	for l in $(lane_names); do
+		read_lane "$l"
+		[[ ${LANE[default]} == yes ]] && echo "$l"
+	done
+}
+
+set_names() {
+	(cd "$ROOT/ci/tests" && printf '%s\n' *)
+}
+
+# tests_of SET: its lines without comments: NAME SECONDS PROGRAM ARG...
+tests_of() {
+	grep -vE '^(#|$)' "$ROOT/ci/tests/$1"
+}
+
+# select_tests LANE-SETS WANTED: prints "SET NAME SECONDS PROGRAM ARG..." for the lane's sets,
+# or, where WANTED (comma separated, names of tests or of sets) is not empty, for those.
+select_tests() {
+	local s w line found
+
+	if [[ -z $2 ]]; then
+		for s in $1; do
+			tests_of "$s" | sed "s/^/$s /"
+		done
+		return
+	fi
+	for w in ${2//,/ }; do
+		if [[ -f $ROOT/ci/tests/$w ]]; then
+			tests_of "$w" | sed "s/^/$w /"
+			continue
+		fi
+		found=
+		for s in $(set_names); do
+			line=$(tests_of "$s" | grep -E "^$w " | head -n 1 || true)
+			if [[ $line ]]; then
+				found=1
+				printf '%s %s\n' "$s" "$line"
+				break
+			fi
+		done
+		[[ $found ]] || die $E_USAGE "no test or set '$w'; see ci/run --list"
+	done
+}
+
+# expectation LANE KERNEL TEST: prints "OUTCOME REASON" if ci/expectations has a line for it.
+expectation() {
+	local lanes kernels test outcome reason l
+
+	while read -r lanes kernels test outcome reason; do
+		[[ $lanes == "#"* || -z $lanes ]] && continue
+		# shellcheck disable=SC2053 # patterns are meant
+		[[ $3 == $test && ( $kernels == any || $kernels == "$2" ) ]] || continue
+		for l in ${lanes//,/ }; do
+			# shellcheck disable=SC2053
+			if [[ $1 == $l ]]; then
+				printf '%s %s\n' "$outcome" "$reason"
+				return
+			fi
+		done
+	done <"$ROOT/ci/expectations"
+}

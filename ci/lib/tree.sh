@@ -1,0 +1,83 @@
+# shellcheck shell=bash
+# Source trees by name, as git tree objects of build/linux, and the one checkout they are built in.
+# Sourced by ci/kernel and ci/selftests, after scripts/common.sh.
+
+LINUX=$BUILD/linux
+
+# snapshot: the tree object of build/linux as it stands, uncommitted and new files included.
+snapshot() {
+	local index
+
+	index=$(mktemp "$BUILD/snapshot.XXXXXX")
+	cp "$LINUX/.git/index" "$index"
+	GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A .
+	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+	rm -f "$index"
+}
+
+# with_files TREE PREFIX DIR: TREE with the files of DIR laid over PREFIX.
+with_files() {
+	local index file blob
+
+	index=$(mktemp "$BUILD/overlay.XXXXXX")
+	GIT_INDEX_FILE=$index git -C "$LINUX" read-tree "$1"
+	while read -r file; do
+		blob=$(git -C "$LINUX" hash-object -w "$3/$file")
+		GIT_INDEX_FILE=$index git -C "$LINUX" update-index --add --cacheinfo "100644,$blob,$2/$file"
+	done < <(cd "$3" && find . -type f -name '*.[chS]' -printf '%P\n')
+	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+	rm -f "$index"
+}
+
+# with_patch TREE PATCH: TREE with PATCH applied, without fuzz.
+with_patch() {
+	local index
+
+	index=$(mktemp "$BUILD/mutant.XXXXXX")
+	GIT_INDEX_FILE=$index git -C "$LINUX" read-tree "$1"
+	if ! GIT_INDEX_FILE=$index git -C "$LINUX" apply --cached "$2" 2>"$BUILD/mutant.log"; then
+		rm -f "$index"
+		die $E_STACK "$(basename "$2") does not apply: $(head -n 1 "$BUILD/mutant.log")"
+	fi
+	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+	rm -f "$index"
+}
+
+# resolve_tree NAME: the tree object for base, stack, a commit or tree of build/linux, each
+# optionally followed by +MUTATION.
+resolve_tree() {
+	local name=${1%%+*} tree
+
+	[[ -d $LINUX/.git ]] || die $E_ENV "no base tree yet: run scripts/stack base"
+	if [[ $name == stack ]]; then
+		tree=$(snapshot)
+	else
+		tree=$(git -C "$LINUX" rev-parse -q --verify "$name^{tree}") ||
+			die $E_USAGE "no kernel '$name': base, stack, or a commit of $LINUX"
+	fi
+	if [[ $1 == *+* ]]; then
+		[[ -f $ROOT/ci/mutations/${1#*+}.patch ]] || die $E_USAGE "no mutation '${1#*+}' in ci/mutations"
+		tree=$(with_patch "$tree" "$ROOT/ci/mutations/${1#*+}.patch")
+	fi
+	printf '%s\n' "$tree"
+}
+
+# kernel_sources TREE: names all that a kernel build of TREE may read. Selftests and
+# documentation are left out, so that a change there finds the image in the cache.
+kernel_sources() {
+	git -C "$LINUX" ls-tree "$1" | grep -vE $'\t(Documentation|tools)$'
+	git -C "$LINUX" ls-tree "$1:tools" | grep -vE $'\ttesting$'
+}
+
+# checkout_tree TREE: makes build/src hold TREE; only files that differ are written.
+checkout_tree() {
+	if [[ ! -e $BUILD/src/.git ]]; then
+		say "checking out build/src"
+		rm -rf "$BUILD/src"
+		git -C "$LINUX" worktree prune
+		git -C "$LINUX" -c advice.detachedHead=false worktree add -q --detach "$BUILD/src" base ||
+			die $E_ENV "cannot check out $BUILD/src: disk full?"
+	fi
+	rm -f "$LINUX/.git/worktrees/src/index.lock"
+	git -C "$BUILD/src" read-tree --reset -u "$1" || die $E_ENV "cannot check out $BUILD/src: disk full?"
+}

@@ -1,0 +1,93 @@
+# Reads a plan and then a verdict file; prints a line a test of the plan, tab separated:
+#   NAME OUTCOME MILLISECONDS DETAIL
+# OUTCOME: passed, failed, skipped, timeout, erratum, lost (begun and never ended, or never
+# begun). Writes each test's output to LOGS/NAME.log, and its "key=value" lines, as
+# NAME <tab> KEY <tab> VALUE, to VALUES.
+# Variables: LOGS, VALUES.
+
+# A vCPU that shut down or hung with a guest RIP inside the lane's own kernel text: the TCG
+# erratum of the emulator that the README describes. Only tests that print the RIP can show it.
+function erratum(rip) {
+	rip = tolower(rip)
+	return stext != "" && length(rip) == length(stext) && rip >= stext && rip < etext
+}
+
+FILENAME == ARGV[1] {
+	if ($1 == "test")
+		order[++planned] = $2
+	next
+}
+
+/^# kernel_stext=/ { stext = substr($0, 16); next }
+/^# kernel_etext=/ { etext = substr($0, 16); next }
+
+/^# begin / {
+	name = $3
+	begun[name] = 1
+	log_file = LOGS "/" name ".log"
+	printf "" > log_file
+	next
+}
+
+/^# alive / { next }
+/^# time_ms=/ && name != "" { ms[name] = substr($0, 11); next }
+
+/^(ok|not ok) [0-9]+ / && name != "" {
+	n = ($1 == "ok") ? 3 : 4
+	detail = ""
+	if (match($0, / # .*/))
+		detail = substr($0, RSTART + 3)
+	if ($1 == "ok")
+		outcome[name] = (detail ~ /^SKIP/) ? "skipped" : "passed"
+	else if (odd[name])
+		outcome[name] = "erratum"
+	else
+		outcome[name] = (detail ~ /^TIMEOUT/) ? "timeout" : "failed"
+	sub(/^SKIP[ -]*/, "", detail)
+	if (outcome[name] == "failed" && why[name] != "")
+		detail = detail ": " why[name]
+	if (outcome[name] == "erratum")
+		detail = "emulator erratum: " why[name]
+	what[name] = detail
+	close(log_file)
+	name = ""
+	next
+}
+
+name != "" && /^# / {
+	line = substr($0, 3)
+	print line > log_file
+	if (line ~ /^[a-z][a-z0-9_.]*=[^ ]+( [a-z][a-z0-9_.]*=[^ ]+)*$/) {
+		# One "key=value" a line is a result; a line of several labels the results: the
+		# last pair is the result, the ones before it are part of its key.
+		count = split(line, pair, " ")
+		label = ""
+		for (i = 1; i < count; i++)
+			label = label pair[i] " "
+		split(pair[count], kv, "=")
+		print name "\t" label kv[1] "\t" kv[2] > VALUES
+	}
+	if (line ~ /unexpected exit .*SHUTDOWN.* rip=0x/) {
+		rip = line
+		sub(/.* rip=/, "", rip)
+		sub(/[^0-9a-fx].*/, "", rip)
+		if (erratum(rip))
+			odd[name] = 1
+	}
+	# The sentence of a failed TEST_ASSERT: the last indented line.
+	if (line ~ /^==== Test Assertion Failure/)
+		asserted[name] = 1
+	else if (asserted[name] && line ~ /^  [^ ]/ && line !~ /^  (pid=|\(stack)/ && line !~ /^  [A-Za-z0-9_\/.]+\.[ch]:[0-9]+: /)
+		why[name] = substr(line, 3)
+}
+
+END {
+	for (i = 1; i <= planned; i++) {
+		name = order[i]
+		if (!(name in outcome)) {
+			outcome[name] = "lost"
+			what[name] = (name in begun) ? "the VM was lost while it ran" : "the VM was lost before it ran"
+		}
+		printf "%s\t%s\t%d\t%s\n", name, outcome[name], ms[name], what[name]
+	}
+}

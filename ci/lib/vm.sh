@@ -1,0 +1,141 @@
+# shellcheck shell=bash
+# One VM: its initramfs, its command line, and watching it until it is done or lost.
+# Sourced by ci/run, after scripts/common.sh and ci/lib/lane.sh.
+
+# A VM that says nothing on the verdict port for so long (init beats every 5 s) is lost.
+readonly SILENCE=${KVM_CI_SILENCE:-90}
+
+# accelerator: "kvm" if the host can run this lane's guests with nested hardware
+# virtualization, else "tcg". The lanes emulate SVM, so nesting must be AMD's: a /dev/kvm
+# without the flag is a paravirtual host's, and of no use.
+accelerator() {
+	local cpuinfo=${KVM_CI_CPUINFO:-/proc/cpuinfo} nested=${KVM_CI_NESTED:-/sys/module/kvm_amd/parameters/nested}
+
+	if [[ -w /dev/kvm && ${LANE[cpu]} == *svm* ]] &&
+		grep -qm1 -E '^flags.*\bsvm\b' "$cpuinfo" && grep -qE '^[Y1]' "$nested" 2>/dev/null; then
+		echo kvm
+	else
+		echo tcg
+	fi
+}
+
+build_init() {
+	local init=$BUILD/bin/init
+
+	mkdir -p "$BUILD/bin"
+	if [[ ! $init -nt $ROOT/ci/init.c ]]; then
+		gcc -O2 -Wall -Wextra -Werror -static -o "$init" "$ROOT/ci/init.c" ||
+			die $E_ENV "cannot build ci/init.c"
+	fi
+}
+
+# make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN or by path, as
+# DIR/initramfs.
+make_initramfs() {
+	local dir=$1 bin=$2 p root=$1/root
+	shift 2
+
+	build_init
+	rm -rf "$root" && mkdir -p "$root"/{dev,proc,sys,tmp,bin,tests/x86}
+	cp "$BUILD/bin/init" "$root/init"
+	cp "$dir/plan" "$root/plan"
+	cp "$(command -v busybox)" "$root/bin/busybox"
+	# system() of the selftests' stack dump wants a shell; --shell wants its applets.
+	for p in sh cat ls mount poweroff dmesg ps grep uname echo; do
+		ln -sf busybox "$root/bin/$p"
+	done
+	for p; do
+		if [[ $p == /* ]]; then
+			cp "$p" "$root/tests/"
+		else
+			[[ -f $bin/$p ]] || die $E_STACK "the selftests hold no program '$p'"
+			cp "$bin/$p" "$root/tests/$p"
+		fi
+	done
+	(cd "$root" && find . | cpio -o -H newc --quiet -R 0:0) >"$dir/initramfs" ||
+		die $E_ENV "cannot write $dir/initramfs: disk full?"
+	rm -rf "$root"
+}
+
+# qemu_command DIR IMAGE ACCEL: fills QEMU.
+qemu_command() {
+	local cpu=${LANE[cpu]}
+
+	[[ $3 == kvm ]] && cpu=host
+	QEMU=("${LANE[emulator]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
+		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
+		-display none -kernel "$2" -initrd "$1/initramfs"
+		-append "console=ttyS0 oops=panic panic=-1 hung_task_panic=1 nokaslr loglevel=7 ${LANE[append]} ${CMDLINE-}"
+		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
+		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
+}
+
+# boot DIR IMAGE ACCEL SECONDS: runs the VM of DIR/initramfs for at most SECONDS. Leaves
+# DIR/verdict, DIR/console and DIR/qemu.log. Prints, as the last thing, how it ended:
+#   done     init reached the end of the plan
+#   bail     init could not begin (its words are in DIR/verdict)
+#   panic    the kernel panicked
+#   silent   no word for $SILENCE seconds, killed
+#   overtime past SECONDS, killed
+#   gone     QEMU ended before init did
+#   refused  QEMU did not start
+boot() {
+	local dir=$1 pid seen=0 size=0 last=$SECONDS begin=$SECONDS end='' line
+
+	qemu_command "$@"
+	rm -f "$dir/verdict" "$dir/console"
+	: >"$dir/verdict"
+	: >"$dir/console"
+	printf '%q ' "${QEMU[@]}" >"$dir/command"
+	"${QEMU[@]}" -serial "file:$dir/console" >"$dir/qemu.log" 2>&1 </dev/null &
+	pid=$!
+	# A run that is killed takes its VM along.
+	VM_PID=$pid
+
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 0.2
+		line=$(wc -c <"$dir/verdict")
+		if ((line != size)); then
+			size=$line
+			last=$SECONDS
+			seen=$(progress "$dir/verdict" "$seen")
+		fi
+		if ((SECONDS - last > SILENCE)); then
+			end=silent
+		elif ((SECONDS - begin > $4)); then
+			end=overtime
+		fi
+		if [[ $end ]]; then
+			kill -KILL "$pid" 2>/dev/null || true
+			break
+		fi
+	done
+	wait "$pid" 2>/dev/null || true
+	VM_PID=
+	progress "$dir/verdict" "$seen" >/dev/null
+
+	if grep -q '^# done' "$dir/verdict"; then
+		echo "done"
+	elif grep -q '^Bail out!' "$dir/verdict"; then
+		echo bail
+	elif grep -q 'Kernel panic' "$dir/console"; then
+		echo panic
+	elif [[ $end ]]; then
+		echo "$end"
+	elif [[ ! -s $dir/console ]]; then
+		echo refused
+	else
+		echo gone
+	fi
+}
+
+# progress FILE SEEN: tells, on stderr, of the results after line SEEN; prints the new SEEN.
+progress() {
+	local n
+
+	n=$(grep -c '' "$1" || true)
+	sed -n "$(($2 + 1)),${n}p" "$1" | grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' | while read -r line; do
+		say "$PROGRESS: ${line#\# }"
+	done
+	echo "$n"
+}

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# What scripts/stack and the programs under ci/ share: messages, exit codes, packages, disk.
+# Sourced; sets ROOT, BUILD and CACHE.
+#
+# Exit codes of every program here:
+#   0  fine
+#   1  the stack is at fault: a patch, a test, a check
+#   2  wrong usage: an option, lane, test, topic or tree that does not exist
+#   3  the environment is at fault: package, network, disk, state of a work tree
+# ci/run has more, for what can happen to a VM; see ci/run --help.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BUILD=${KVM_STACK_BUILD:-$ROOT/build}
+CACHE=${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}
+
+readonly E_STACK=1 E_USAGE=2 E_ENV=3
+
+# say WORDS: progress, on stderr, with the seconds since the program began.
+say() {
+	printf '[%4ds] %s\n' "$SECONDS" "$*" >&2
+}
+
+# die CODE WORDS: one clear line, then exit CODE.
+die() {
+	local code=$1
+	shift
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit "$code"
+}
+
+# usage: prints the comment at the head of the program, which is its --help.
+usage() {
+	sed -n '2{/^#!/d}; 2,/^[^#]/{s/^# \{0,1\}//;/^set /d;p}' "$0" | sed '/^$/N;/^\n$/D'
+}
+
+# need_packages [PROGRAM...]: installs what scripts/packages lists and this machine lacks,
+# all of it or only the packages behind the programs named. Needs root for that, and says
+# which packages are missing otherwise.
+need_packages() {
+	local pkg probe missing=()
+
+	while read -r pkg probe; do
+		[[ $pkg == "#"* || -z $pkg ]] && continue
+		if (($#)) && [[ " $* " != *" $probe "* ]]; then
+			continue
+		fi
+		if [[ $probe == /* ]]; then
+			[[ -e $probe ]] || missing+=("$pkg")
+		else
+			command -v "$probe" >/dev/null || missing+=("$pkg")
+		fi
+	done <"$ROOT/scripts/packages"
+	((${#missing[@]})) || return 0
+
+	if ((EUID)) || ! command -v apt-get >/dev/null; then
+		die $E_ENV "missing packages; as root: apt-get install ${missing[*]}"
+	fi
+	say "installing ${missing[*]}"
+	mkdir -p "$BUILD"
+	if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends "${missing[@]}"; } >"$BUILD/apt.log" 2>&1; then
+		die $E_ENV "cannot install ${missing[*]}: $(grep -m1 '^E:' "$BUILD/apt.log" ||
+			tail -n 1 "$BUILD/apt.log") (see $BUILD/apt.log)"
+	fi
+}
+
+# need_disk MIB WHAT: refuses to begin WHAT with less than MIB free under build/.
+need_disk() {
+	local free
+
+	mkdir -p "$BUILD" 2>/dev/null || die $E_ENV "cannot create $BUILD: is the disk full or read-only?"
+	free=$(df -Pm "$BUILD" | awk 'NR == 2 { print $4 }')
+	((free >= $1)) || die $E_ENV "$2 needs $1 MiB under $BUILD, $free MiB are free: make room, or set KVM_STACK_BUILD"
+}
+
+# base_value KEY: the value of KEY in BASE.
+base_value() {
+	sed -n "s/^$1=//p" "$ROOT/BASE"
+}

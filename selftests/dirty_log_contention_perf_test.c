@@ -1,0 +1,619 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Measure how harvesting the dirty log and the rest of the VM get into each
+ * other's way.
+ *
+ * dirty_log_perf_test measures how long KVM_GET_DIRTY_LOG and friends take while
+ * vCPUs stand still.  This test measures what they do to everyone else, for
+ * memslots of growing size:
+ *
+ *  - a writer vCPU writes the memslot all the time, so that there is something
+ *    to harvest;
+ *  - faulting vCPUs take page faults on another memslot, without dirty logging.
+ *    The guest measures each access: the time of the slowest one during a
+ *    harvest is how long a harvest stops a vCPU that has nothing to do with it;
+ *  - with -i, an invalidator changes protections of yet other memory, i.e. needs
+ *    KVM's mmu_notifiers;
+ *  - with -p, a second harvester reads the log of yet another memslot.
+ *
+ * Results are one "key=value" a line, the memslot's size as a label.  All times
+ * are those of the machine the test runs on, on an emulated one only ratios mean
+ * something.
+ *
+ * What can't be measured: the vCPU's stall proper.  The guest sees the sum of the
+ * exit, the fault and what it waits for, hence the value of a fault without a
+ * harvest is reported as well ("idle").
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/log2.h>
+#include <linux/sizes.h>
+
+#include "guest_modes.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define LOG_SLOT		10
+#define FAULT_SLOT		11
+#define PROBE_SLOT		12
+
+#define FAULT_MEM_SIZE		SZ_64M
+#define PROBE_MEM_SIZE		SZ_4M
+#define LOG_GVA			0x100000000ul
+#define FAULT_GVA		0xc0000000ul
+
+#define MAX_FAULTERS		8
+#define WRITER			0
+
+/* Let the faulting vCPUs get going, but not get far. */
+#define FAULTS_BEFORE_HARVEST	16
+/* Faults without a harvest, to compare with. */
+#define IDLE_FAULTS		512
+
+/*
+ * Logarithmic histogram, 16 buckets per power of two: values are off by at most
+ * 1/16, for any number of samples.
+ */
+#define SUB_BITS		4
+#define NR_BUCKETS		(64 << SUB_BITS)
+
+struct histogram {
+	u64 buckets[NR_BUCKETS];
+	u64 nr;
+	u64 max;
+};
+
+/* What a harvest does to a faulting vCPU; written by the guest. */
+struct faulter {
+	/* Accesses that ran, at least partially, during a harvest... */
+	struct histogram harvest;
+	/* ...and those that did not. */
+	struct histogram idle;
+	/* Faults in this round; the host waits for it to move. */
+	u64 nr_faults;
+	/* Written by the host: the round to start, and the last one to end early. */
+	u64 round;
+	u64 enough;
+	/* The last round that has ended. */
+	u64 finished;
+} __aligned(4096);
+
+/* Shared with the guest. */
+static u64 page_size;
+static u64 log_pages;
+static u64 fault_pages;
+static int nr_faulters = 1;
+static struct faulter faulters[MAX_FAULTERS];
+static u64 writer_passes;
+static bool harvesting;
+static bool guest_stop;
+
+struct test_params {
+	enum vm_mem_backing_src_type backing_src;
+	u64 min_size;
+	u64 max_size;
+	int iterations;
+	bool manual;
+	bool invalidate;
+	bool probe;
+};
+
+struct contention {
+	struct kvm_vm *vm;
+	const struct test_params *p;
+	struct kvm_vcpu *vcpus[1 + MAX_FAULTERS];
+	struct faulter *faulters;
+	bool *harvesting;
+	u64 *writer_passes;
+	void *fault_mem;
+	void *invalidate_mem;
+	unsigned long *bitmap;
+	double ns_per_tick;
+
+	/* Nanoseconds; written by the threads of the host. */
+	struct histogram invalidations;
+	struct histogram probes;
+};
+
+static struct contention contention;
+static bool host_stop;
+
+static int bucket_of(u64 value)
+{
+	int shift;
+
+	if (value < (1 << SUB_BITS))
+		return value;
+
+	shift = 63 - __builtin_clzll(value) - SUB_BITS;
+	return (shift + 1) * (1 << SUB_BITS) + (value >> shift) - (1 << SUB_BITS);
+}
+
+/* The largest value that falls into the bucket. */
+static u64 bucket_value(int bucket)
+{
+	int shift = (bucket >> SUB_BITS) - 1;
+
+	if (shift < 0)
+		return bucket;
+
+	return ((((u64)bucket & ((1 << SUB_BITS) - 1)) + (1 << SUB_BITS) + 1) << shift) - 1;
+}
+
+static void histogram_add(struct histogram *h, u64 value)
+{
+	h->buckets[bucket_of(value)]++;
+	h->nr++;
+	if (value > h->max)
+		h->max = value;
+}
+
+static void histogram_merge(struct histogram *to, const struct histogram *from)
+{
+	int i;
+
+	for (i = 0; i < NR_BUCKETS; i++)
+		to->buckets[i] += from->buckets[i];
+	to->nr += from->nr;
+	to->max = max(to->max, from->max);
+}
+
+/* The value that permille/1000 of the samples don't exceed. */
+static u64 histogram_permille(const struct histogram *h, int permille)
+{
+	u64 rank = DIV_ROUND_UP(h->nr * permille, 1000), seen = 0;
+	int i;
+
+	for (i = 0; i < NR_BUCKETS; i++) {
+		seen += h->buckets[i];
+		if (seen >= rank && seen)
+			return min(bucket_value(i), h->max);
+	}
+	return h->max;
+}
+
+#ifdef __x86_64__
+static u64 guest_clock(void)
+{
+	return rdtsc();
+}
+
+static double ns_per_tick(struct kvm_vcpu *vcpu)
+{
+	return 1e6 / __vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL);
+}
+#elif defined(__aarch64__)
+static u64 guest_clock(void)
+{
+	isb();
+	return read_sysreg(cntvct_el0);
+}
+
+static double ns_per_tick(struct kvm_vcpu *vcpu)
+{
+	return 1e9 / read_sysreg(cntfrq_el0);
+}
+#endif
+
+static void writer_code(void)
+{
+	u64 pass, page;
+
+	for (pass = 1; !READ_ONCE(guest_stop); pass++) {
+		for (page = 0; page < log_pages && !READ_ONCE(guest_stop); page++)
+			WRITE_ONCE(*(u64 *)(LOG_GVA + page * page_size), pass);
+		WRITE_ONCE(writer_passes, pass);
+	}
+	GUEST_DONE();
+}
+
+/* Touch memory whose mappings the host has zapped, once a round. */
+static void faulter_code(int idx)
+{
+	u64 first = fault_pages / nr_faulters * idx;
+	struct faulter *f = &faulters[idx];
+	u64 start, ticks, round, page;
+	bool harvest;
+
+	for (round = 1; ; round++) {
+		while (READ_ONCE(f->round) != round) {
+			if (READ_ONCE(guest_stop))
+				GUEST_DONE();
+			cpu_relax();
+		}
+
+		for (page = first; page < first + fault_pages / nr_faulters; page++) {
+			harvest = READ_ONCE(harvesting);
+			start = guest_clock();
+			WRITE_ONCE(*(u64 *)(FAULT_GVA + page * page_size), round);
+			ticks = guest_clock() - start;
+
+			if (harvest || READ_ONCE(harvesting))
+				histogram_add(&f->harvest, ticks);
+			else if (f->idle.nr < IDLE_FAULTS)
+				histogram_add(&f->idle, ticks);
+			WRITE_ONCE(f->nr_faults, f->nr_faults + 1);
+
+			if (READ_ONCE(f->enough) == round)
+				break;
+		}
+		WRITE_ONCE(f->finished, round);
+	}
+}
+
+static void guest_code(int idx)
+{
+	if (idx == WRITER)
+		writer_code();
+	else
+		faulter_code(idx - 1);
+}
+
+static void *vcpu_worker(void *data)
+{
+	struct kvm_vcpu *vcpu = data;
+	struct ucall uc;
+
+	pin_self_to_cpu(vcpu->id);
+	vcpu_run(vcpu);
+
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_DONE:
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+		break;
+	default:
+		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+	}
+	return NULL;
+}
+
+static void *invalidator(void *data)
+{
+	struct contention *c = data;
+	int prot = PROT_READ | PROT_WRITE;
+	struct timespec start;
+
+	pin_self_to_cpu(2 + nr_faulters);
+
+	while (!READ_ONCE(host_stop)) {
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		TEST_ASSERT(!mprotect(c->invalidate_mem, SZ_64K, prot | PROT_EXEC) &&
+			    !mprotect(c->invalidate_mem, SZ_64K, prot),
+			    "mprotect: %s", strerror(errno));
+		if (READ_ONCE(*c->harvesting))
+			histogram_add(&c->invalidations, timespec_to_ns(timespec_elapsed(start)));
+		usleep(100);
+	}
+	return NULL;
+}
+
+static void *prober(void *data)
+{
+	unsigned long *bitmap = bitmap_zalloc(PROBE_MEM_SIZE / getpagesize());
+	struct contention *c = data;
+	struct timespec start;
+	bool harvest;
+
+	pin_self_to_cpu(2 + nr_faulters);
+
+	while (!READ_ONCE(host_stop)) {
+		harvest = READ_ONCE(*c->harvesting);
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		kvm_vm_get_dirty_log(c->vm, PROBE_SLOT, bitmap);
+		if (harvest || READ_ONCE(*c->harvesting))
+			histogram_add(&c->probes, timespec_to_ns(timespec_elapsed(start)));
+	}
+	free(bitmap);
+	return NULL;
+}
+
+/* One harvest of the memslot; the flush that is part of it included. */
+static s64 harvest(struct contention *c)
+{
+	struct timespec start, elapsed;
+
+	if (c->p->manual)
+		kvm_vm_get_dirty_log(c->vm, LOG_SLOT, c->bitmap);
+
+	WRITE_ONCE(*c->harvesting, true);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	if (c->p->manual)
+		kvm_vm_clear_dirty_log(c->vm, LOG_SLOT, c->bitmap, 0, log_pages);
+	else
+		kvm_vm_get_dirty_log(c->vm, LOG_SLOT, c->bitmap);
+	elapsed = timespec_elapsed(start);
+	WRITE_ONCE(*c->harvesting, false);
+
+	return timespec_to_ns(elapsed);
+}
+
+static void report(u64 size, const char *what,
+		   const struct histogram *h, double ns)
+{
+	static const struct {
+		const char *name;
+		int permille;
+	} points[] = { { "p50", 500 }, { "p99", 990 }, { "p999", 999 }, { "max", 1000 } };
+	int i;
+
+	for (i = 0; i < (int)ARRAY_SIZE(points) && h->nr; i++)
+		printf("slot_mib=%lu %s_%s_us=%.1f\n", (unsigned long)(size / SZ_1M), what,
+		       points[i].name, histogram_permille(h, points[i].permille) * ns / 1000);
+	printf("slot_mib=%lu %s_samples=%lu\n", (unsigned long)(size / SZ_1M), what,
+	       (unsigned long)h->nr);
+}
+
+static void wait_for_writer(struct contention *c, u64 passes)
+{
+	u64 end = READ_ONCE(*c->writer_passes) + passes;
+
+	while (READ_ONCE(*c->writer_passes) < end)
+		usleep(1000);
+}
+
+static void run_iteration(struct contention *c, u64 size, u64 round)
+{
+	struct histogram stalls = {}, idle = {};
+	u64 flushes, dirty = 0, start_faults, page;
+	s64 ns;
+	int i;
+
+	/*
+	 * Zap the faulting vCPUs' mappings.  The writer is stopped by nothing,
+	 * wait until it has written every page since the last harvest.
+	 */
+	TEST_ASSERT(!mprotect(c->fault_mem, FAULT_MEM_SIZE, PROT_READ) &&
+		    !mprotect(c->fault_mem, FAULT_MEM_SIZE, PROT_READ | PROT_WRITE),
+		    "mprotect: %s", strerror(errno));
+	memset(&c->invalidations, 0, sizeof(c->invalidations));
+	memset(&c->probes, 0, sizeof(c->probes));
+	wait_for_writer(c, 2);
+
+	for (i = 0; i < nr_faulters; i++) {
+		memset(&c->faulters[i].harvest, 0, sizeof(c->faulters[i].harvest));
+		memset(&c->faulters[i].idle, 0, sizeof(c->faulters[i].idle));
+		start_faults = READ_ONCE(c->faulters[i].nr_faults);
+		WRITE_ONCE(c->faulters[i].round, round);
+		while (READ_ONCE(c->faulters[i].nr_faults) < start_faults + FAULTS_BEFORE_HARVEST)
+			usleep(10);
+	}
+
+#ifdef __x86_64__
+	flushes = vm_get_stat(c->vm, remote_tlb_flush_requests);
+#endif
+	ns = harvest(c);
+#ifdef __x86_64__
+	flushes = vm_get_stat(c->vm, remote_tlb_flush_requests) - flushes;
+#endif
+
+	for (i = 0; i < nr_faulters; i++) {
+		/* A vCPU without pages to fault on can't be stopped by the harvest. */
+		TEST_ASSERT(READ_ONCE(c->faulters[i].finished) != round,
+			    "vCPU %d took all its faults before the harvest ended", i + 1);
+	}
+	/* Let accesses that are under way end, and see some without a harvest. */
+	usleep(20000);
+	for (i = 0; i < nr_faulters; i++) {
+		WRITE_ONCE(c->faulters[i].enough, round);
+		while (READ_ONCE(c->faulters[i].finished) != round)
+			usleep(100);
+		histogram_merge(&stalls, &c->faulters[i].harvest);
+		histogram_merge(&idle, &c->faulters[i].idle);
+	}
+	for (page = 0; page < log_pages; page++)
+		dirty += test_bit(page, c->bitmap);
+
+	printf("slot_mib=%lu harvest_us=%.1f\n", (unsigned long)(size / SZ_1M), ns / 1000.0);
+	printf("slot_mib=%lu harvest_pages=%lu\n", (unsigned long)(size / SZ_1M), (unsigned long)dirty);
+#ifdef __x86_64__
+	printf("slot_mib=%lu harvest_flush_requests=%lu\n", (unsigned long)(size / SZ_1M),
+	       (unsigned long)flushes);
+#endif
+	report(size, "stall", &stalls, c->ns_per_tick);
+	report(size, "idle", &idle, c->ns_per_tick);
+	if (c->p->invalidate)
+		report(size, "invalidate", &c->invalidations, 1);
+	if (c->p->probe)
+		report(size, "other_get", &c->probes, 1);
+}
+
+static void populate(void *mem, u64 size)
+{
+	u64 offset;
+
+	for (offset = 0; offset < size; offset += page_size)
+		WRITE_ONCE(*(u64 *)(mem + offset), 1);
+}
+
+static void create_vm(enum vm_guest_mode mode, struct contention *c, u64 size)
+{
+	u64 probe_pages, gpa;
+	struct kvm_vm *vm;
+	int i;
+
+	page_size = vm_guest_mode_params[mode].page_size;
+	TEST_ASSERT(page_size == (u64)getpagesize(), "Guest and host pages must be of one size");
+	log_pages = size / page_size;
+	fault_pages = FAULT_MEM_SIZE / page_size;
+	probe_pages = PROBE_MEM_SIZE / page_size;
+
+	vm = __vm_create(VM_SHAPE(mode), 1 + nr_faulters, 2 * (log_pages + fault_pages));
+	if (c->p->manual)
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+
+	for (i = 0; i < 1 + nr_faulters; i++) {
+		c->vcpus[i] = vm_vcpu_add(vm, i, guest_code);
+		vcpu_args_set(c->vcpus[i], 1, i);
+	}
+	kvm_arch_vm_finalize_vcpus(vm);
+	/* A running vCPU can't be asked. */
+	c->ns_per_tick = ns_per_tick(c->vcpus[WRITER]);
+
+	gpa = align_down((vm->max_gfn - log_pages) * page_size, SZ_2M);
+	vm_userspace_mem_region_add(vm, c->p->backing_src, gpa, LOG_SLOT, log_pages,
+				    KVM_MEM_LOG_DIRTY_PAGES);
+	virt_map(vm, LOG_GVA, gpa, log_pages);
+
+	gpa = align_down(gpa - FAULT_MEM_SIZE, SZ_2M);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, gpa, FAULT_SLOT, fault_pages, 0);
+	virt_map(vm, FAULT_GVA, gpa, fault_pages);
+	c->fault_mem = addr_gpa2hva(vm, gpa);
+	/* In place, so that faults are KVM's alone. */
+	populate(c->fault_mem, FAULT_MEM_SIZE);
+
+	gpa = align_down(gpa - PROBE_MEM_SIZE, SZ_2M);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, gpa, PROBE_SLOT, probe_pages,
+				    KVM_MEM_LOG_DIRTY_PAGES);
+	c->invalidate_mem = addr_gpa2hva(vm, gpa);
+	populate(c->invalidate_mem, PROBE_MEM_SIZE);
+
+	sync_global_to_guest(vm, page_size);
+	sync_global_to_guest(vm, log_pages);
+	sync_global_to_guest(vm, fault_pages);
+	sync_global_to_guest(vm, nr_faulters);
+
+	/* Everything else is zero in a new VM, and is read and written in place. */
+	c->vm = vm;
+	c->faulters = addr_gva2hva(vm, (gva_t)faulters);
+	c->harvesting = addr_gva2hva(vm, (gva_t)&harvesting);
+	c->writer_passes = addr_gva2hva(vm, (gva_t)&writer_passes);
+	c->bitmap = bitmap_zalloc(log_pages);
+}
+
+static void run_size(enum vm_guest_mode mode, const struct test_params *p, u64 size)
+{
+	pthread_t threads[1 + MAX_FAULTERS], invalidate_thread, probe_thread;
+	struct contention *c = &contention;
+	int i;
+
+	memset(c, 0, sizeof(*c));
+	c->p = p;
+	create_vm(mode, c, size);
+
+	WRITE_ONCE(host_stop, false);
+	pin_self_to_cpu(1 + nr_faulters);
+	for (i = 0; i < 1 + nr_faulters; i++)
+		kvm_pthread_create(&threads[i], NULL, vcpu_worker, c->vcpus[i]);
+	if (p->invalidate)
+		kvm_pthread_create(&invalidate_thread, NULL, invalidator, c);
+	if (p->probe)
+		kvm_pthread_create(&probe_thread, NULL, prober, c);
+
+	/* The first pass and the first harvest populate memory and page tables. */
+	wait_for_writer(c, 1);
+	harvest(c);
+	for (i = 1; i <= p->iterations; i++)
+		run_iteration(c, size, i);
+
+	WRITE_ONCE(host_stop, true);
+	if (p->invalidate)
+		kvm_pthread_join(invalidate_thread, NULL);
+	if (p->probe)
+		kvm_pthread_join(probe_thread, NULL);
+	WRITE_AND_SYNC_TO_GUEST(c->vm, guest_stop, true);
+	for (i = 0; i < 1 + nr_faulters; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	free(c->bitmap);
+	kvm_vm_free(c->vm);
+}
+
+static void run_test(enum vm_guest_mode mode, void *arg)
+{
+	const struct test_params *p = arg;
+	u64 size;
+
+	for (size = p->min_size; size <= p->max_size; size *= 2)
+		run_size(mode, p, size);
+}
+
+static void help(char *name)
+{
+	puts("");
+	printf("usage: %s [-h] [-b min bytes] [-B max bytes] [-f faulters] [-g] [-i]\n"
+	       "       [-m mode] [-n iterations] [-p] [-s mem type]\n", name);
+	puts("");
+	printf(" -b: size of the smallest memslot (default: 32M)\n");
+	printf(" -B: size of the largest one; sizes double (default: 128M)\n");
+	printf(" -f: number of vCPUs that take faults (default: 1)\n");
+	printf(" -g: harvest with KVM_GET_DIRTY_LOG (default: KVM_CLEAR_DIRTY_LOG)\n");
+	printf(" -i: invalidate other memory meanwhile, report how long that takes\n");
+	guest_modes_help();
+	printf(" -n: number of harvests per size (default: 3)\n");
+	printf(" -p: get the log of another memslot meanwhile, report how long that takes\n");
+	backing_src_help("-s");
+	puts("");
+	exit(0);
+}
+
+int main(int argc, char *argv[])
+{
+	struct test_params p = {
+		.backing_src = DEFAULT_VM_MEM_SRC,
+		.min_size = SZ_32M,
+		.max_size = SZ_128M,
+		.iterations = 3,
+		.manual = true,
+	};
+	int opt;
+
+	guest_modes_append_default();
+
+	while ((opt = getopt(argc, argv, "b:B:f:ghim:n:ps:")) != -1) {
+		switch (opt) {
+		case 'b':
+			p.min_size = parse_size(optarg);
+			break;
+		case 'B':
+			p.max_size = parse_size(optarg);
+			break;
+		case 'f':
+			nr_faulters = atoi_positive("Number of faulting vCPUs", optarg);
+			TEST_ASSERT(nr_faulters <= MAX_FAULTERS, "At most %d faulting vCPUs",
+				    MAX_FAULTERS);
+			break;
+		case 'g':
+			p.manual = false;
+			break;
+		case 'i':
+			p.invalidate = true;
+			break;
+		case 'm':
+			guest_modes_cmdline(optarg);
+			break;
+		case 'n':
+			p.iterations = atoi_positive("Number of harvests", optarg);
+			break;
+		case 'p':
+			p.probe = true;
+			break;
+		case 's':
+			p.backing_src = parse_backing_src_type(optarg);
+			break;
+		case 'h':
+		default:
+			help(argv[0]);
+			break;
+		}
+	}
+	TEST_ASSERT(is_power_of_2(p.min_size) && p.min_size >= SZ_2M && p.max_size >= p.min_size,
+		    "Sizes must be powers of two from 2M, the smallest first");
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) || !p.manual);
+	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= 3 + nr_faulters,
+		       "%d faulting vCPUs need %d CPUs", nr_faulters, 3 + nr_faulters);
+
+	for_each_guest_mode(run_test, &p);
+	return 0;
+}

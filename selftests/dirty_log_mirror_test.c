@@ -1,0 +1,776 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Verify the completeness of KVM's dirty log by mirroring guest memory.
+ *
+ * vCPUs write random pages of a dirty logged memslot, and never stop, while
+ * the host harvests the log and copies every page that is reported dirty to a
+ * mirror, i.e. does what live migration does.  In the end, the vCPUs stop, the
+ * host harvests one last time, and the mirror and guest memory must be
+ * identical.  A difference is a write that KVM failed to report; the test has
+ * no false positives.  Noise from the rest of the host (memslot updates, zapped
+ * and collapsed mappings, KSM, aging) can be added with -N.
+ *
+ * What can't be tested: a page that is reported without having been written is
+ * legal (and, with an initially set log, guaranteed), i.e. the test can't tell
+ * a precise log from one that reports everything.  To not pass by reporting
+ * everything, the test asserts that most harvests report less than all pages.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <asm/barrier.h>
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/sizes.h>
+
+#include "guest_modes.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT		10
+#define NOISE_SLOT		11
+#define NOISE_MEM_SIZE		SZ_4M
+#define RING_ENTRIES		2048
+
+#define MAX_VCPUS		16
+
+#define DEFAULT_SECONDS		2
+#define DEFAULT_MEM_SIZE	SZ_32M
+#define DEFAULT_NR_VCPUS	2
+
+/* Not yet defined by every libc the test is built with. */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE		25
+#endif
+
+enum log_mode {
+	/* KVM_GET_DIRTY_LOG, which clears and write-protects */
+	LOG_MODE_GET,
+	/* KVM_GET_DIRTY_LOG, then KVM_CLEAR_DIRTY_LOG in random chunks */
+	LOG_MODE_CLEAR,
+	/* The same, and all pages are initially dirty */
+	LOG_MODE_INIT_SET,
+	/* The dirty ring of each vCPU, and KVM_RESET_DIRTY_RINGS */
+	LOG_MODE_RING,
+	NR_LOG_MODES,
+};
+
+static const char * const log_mode_names[NR_LOG_MODES] = {
+	[LOG_MODE_GET]		= "get",
+	[LOG_MODE_CLEAR]	= "clear",
+	[LOG_MODE_INIT_SET]	= "init-set",
+	[LOG_MODE_RING]		= "ring",
+};
+
+enum noise {
+	/* Switch dirty logging of another memslot on and off */
+	NOISE_FLAGS,
+	/* mprotect() test memory, which zaps its SPTEs; it stays writable */
+	NOISE_PROTECT,
+	/* MADV_DONTNEED memory of another memslot */
+	NOISE_DONTNEED,
+	/* Collapse test memory into huge pages */
+	NOISE_COLLAPSE,
+	/* Let KSM merge test memory, and break it up again */
+	NOISE_KSM,
+	/* Age test memory via the idle page bitmap */
+	NOISE_AGE,
+	NR_NOISES,
+};
+
+static const char * const noise_names[NR_NOISES] = {
+	[NOISE_FLAGS]		= "flags",
+	[NOISE_PROTECT]		= "protect",
+	[NOISE_DONTNEED]	= "dontneed",
+	[NOISE_COLLAPSE]	= "collapse",
+	[NOISE_KSM]		= "ksm",
+	[NOISE_AGE]		= "age",
+};
+
+struct test_params {
+	enum log_mode log_mode;
+	enum vm_mem_backing_src_type backing_src;
+	unsigned long noises;
+	u64 mem_size;
+	int nr_vcpus;
+	int seconds;
+	u32 seed;
+};
+
+/* Shared with the guest, by sync_global_to_guest(). */
+static gva_t test_gva = 0xc0000000;
+static gva_t noise_gva = 0xb0000000;
+static u64 guest_page_size;
+static u64 guest_nr_pages;
+static u64 noise_nr_pages;
+static u32 guest_seed;
+static bool guest_stop;
+
+/* Writes per vCPU, as told by the guest when it stops. */
+static u64 guest_writes[MAX_VCPUS];
+
+struct mirror {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[MAX_VCPUS];
+	const struct test_params *p;
+	struct kvm_random_state rng;
+
+	void *mem;
+	void *copy;
+	u64 nr_pages;
+	size_t page_size;
+	unsigned long *bitmap;
+
+	u64 nr_harvests;
+	u64 nr_partial;
+	u64 nr_reported;
+	u64 nr_noises[NR_NOISES];
+};
+
+static struct mirror mirror;
+static bool vcpus_running;
+static bool noise_stop;
+
+static void guest_code(u32 vcpu_idx)
+{
+	struct kvm_random_state rng = new_kvm_random_state(guest_seed + vcpu_idx);
+	u64 writes = 0;
+	u64 page;
+
+	while (!READ_ONCE(guest_stop)) {
+		/*
+		 * Every vCPU owns a word of each page, so that vCPUs fault on
+		 * the same pages, yet don't overwrite each other's values.
+		 */
+		page = kvm_random_u32(&rng) % guest_nr_pages;
+		WRITE_ONCE(*((u64 *)(test_gva + page * guest_page_size) + vcpu_idx), ++writes);
+
+		if (!(writes % 8)) {
+			page = kvm_random_u32(&rng) % noise_nr_pages;
+			WRITE_ONCE(*((u64 *)(noise_gva + page * guest_page_size) + vcpu_idx), writes);
+		}
+	}
+
+	guest_writes[vcpu_idx] = writes;
+	GUEST_DONE();
+}
+
+static void report_unexpected_exit(struct kvm_vcpu *vcpu)
+{
+	u64 rip = 0;
+
+#ifdef __x86_64__
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	rip = regs.rip;
+#endif
+	/* The RIP helps to tell a broken guest from a broken emulator. */
+	printf("unexpected exit %s of vCPU %u rip=0x%lx\n",
+	       exit_reason_str(vcpu->run->exit_reason), vcpu->id, (unsigned long)rip);
+	TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+}
+
+static void *vcpu_worker(void *data)
+{
+	struct kvm_vcpu *vcpu = data;
+	struct ucall uc;
+
+	/* Preempting a vCPU for another one hides races, more than it adds. */
+	pin_self_to_cpu(vcpu->id);
+
+	while (!READ_ONCE(vcpus_running))
+		sched_yield();
+
+	for (;;) {
+		vcpu_run(vcpu);
+
+		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
+			sched_yield();
+			continue;
+		}
+
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_DONE:
+			return NULL;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+			break;
+		default:
+			report_unexpected_exit(vcpu);
+		}
+	}
+}
+
+/*
+ * The library's memcpy(), which has to work in guests, copies byte by byte; a
+ * slow copy means few harvests.  READ_ONCE() as vCPUs write the same memory,
+ * and to keep the compiler from turning the loop into memcpy().
+ */
+static void copy_words(u64 *to, const u64 *from, u64 size)
+{
+	u64 i;
+
+	for (i = 0; i < size / sizeof(*to); i++)
+		to[i] = READ_ONCE(from[i]);
+}
+
+/* Copy the pages of [first, first + nr) that are set in the bitmap. */
+static void copy_reported(struct mirror *m, u64 first, u64 nr)
+{
+	u64 page;
+
+	for (page = first; page < first + nr; page++) {
+		if (!test_bit(page, m->bitmap))
+			continue;
+
+		copy_words(m->copy + page * m->page_size,
+			   m->mem + page * m->page_size, m->page_size);
+		m->nr_reported++;
+	}
+}
+
+static u64 harvest_get(struct mirror *m)
+{
+	u64 before = m->nr_reported;
+
+	kvm_vm_get_dirty_log(m->vm, TEST_SLOT, m->bitmap);
+	copy_reported(m, 0, m->nr_pages);
+	return m->nr_reported - before;
+}
+
+/* Clear, then copy: a page must be write-protected by the time it is copied. */
+static u64 harvest_clear(struct mirror *m)
+{
+	u64 before = m->nr_reported;
+	u64 first = 0, nr;
+
+	kvm_vm_get_dirty_log(m->vm, TEST_SLOT, m->bitmap);
+
+	while (first < m->nr_pages) {
+		/* KVM wants multiples of 64 pages, except for the tail. */
+		nr = 64ull << (kvm_random_u32(&m->rng) % 8);
+		nr = min(nr, m->nr_pages - first);
+
+		kvm_vm_clear_dirty_log(m->vm, TEST_SLOT,
+				       (void *)m->bitmap + first / 8, first, nr);
+		copy_reported(m, first, nr);
+		first += nr;
+	}
+	return m->nr_reported - before;
+}
+
+static u64 ring_collect(struct mirror *m)
+{
+	struct kvm_dirty_gfn *ring, *gfn;
+	u64 count = 0;
+	int i;
+
+	for (i = 0; i < m->p->nr_vcpus; i++) {
+		struct kvm_vcpu *vcpu = m->vcpus[i];
+
+		ring = vcpu_map_dirty_ring(vcpu);
+
+		for (;; vcpu->fetch_index++) {
+			gfn = &ring[vcpu->fetch_index % RING_ENTRIES];
+
+			if (smp_load_acquire(&gfn->flags) != KVM_DIRTY_GFN_F_DIRTY)
+				break;
+
+			/* Logging of the noise slot may be on, its content is of no interest. */
+			if (gfn->slot == TEST_SLOT) {
+				TEST_ASSERT(gfn->offset < m->nr_pages,
+					    "Ring entry beyond the memslot: 0x%llx >= 0x%lx",
+					    gfn->offset, (unsigned long)m->nr_pages);
+				__set_bit(gfn->offset, m->bitmap);
+			}
+			smp_store_release(&gfn->flags, KVM_DIRTY_GFN_F_RESET);
+			count++;
+		}
+	}
+	return count;
+}
+
+/* Reset, then copy, for the same reason as in harvest_clear(). */
+static u64 harvest_ring(struct mirror *m)
+{
+	u64 before = m->nr_reported;
+	u64 collected, reset;
+
+	bitmap_zero(m->bitmap, m->nr_pages);
+	collected = ring_collect(m);
+	reset = kvm_vm_reset_dirty_ring(m->vm);
+	TEST_ASSERT(collected == reset, "KVM reset %lu entries, %lu were collected",
+		    (unsigned long)reset, (unsigned long)collected);
+	copy_reported(m, 0, m->nr_pages);
+	return m->nr_reported - before;
+}
+
+static u64 harvest(struct mirror *m)
+{
+	u64 reported;
+
+	switch (m->p->log_mode) {
+	case LOG_MODE_GET:
+		reported = harvest_get(m);
+		break;
+	case LOG_MODE_RING:
+		reported = harvest_ring(m);
+		break;
+	default:
+		reported = harvest_clear(m);
+		break;
+	}
+	m->nr_harvests++;
+	if (reported < m->nr_pages)
+		m->nr_partial++;
+	return reported;
+}
+
+/*
+ * Mark random pages of test memory idle, i.e. clear their accessed bits and
+ * those of their SPTEs.  Harvesting races with it for the same SPTEs.
+ */
+static bool age_memory(struct mirror *m, struct kvm_random_state *rng,
+		       int pagemap_fd, int idle_fd)
+{
+	u64 idle = ~0ull, entry, pfn;
+	off_t page;
+	int i;
+
+	if (pagemap_fd < 0 || idle_fd < 0)
+		return false;
+
+	for (i = 0; i < 32; i++) {
+		page = ((unsigned long)m->mem >> 12) +
+		       kvm_random_u32(rng) % (m->nr_pages * m->page_size >> 12);
+		if (pread(pagemap_fd, &entry, sizeof(entry), page * sizeof(entry)) != sizeof(entry))
+			return false;
+		/* Bit 63: present.  Bits 54:0: the PFN. */
+		if (!(entry >> 63))
+			continue;
+		pfn = entry & GENMASK_ULL(54, 0);
+		if (pwrite(idle_fd, &idle, sizeof(idle), pfn / 64 * 8) != sizeof(idle))
+			return false;
+	}
+	return true;
+}
+
+/* Returns false if this host can't make that noise. */
+static bool make_noise(struct mirror *m, enum noise noise,
+		       struct kvm_random_state *rng, int pagemap_fd, int idle_fd)
+{
+	void *noise_mem = addr_gva2hva(m->vm, noise_gva);
+	u64 len = m->nr_pages * m->page_size;
+	u64 start = align_down(kvm_random_u64(rng) % len, getpagesize());
+	u64 n = min_t(u64, len - start, getpagesize() << (kvm_random_u32(rng) % 10));
+	int prot = PROT_READ | PROT_WRITE;
+	u64 huge = get_trans_hugepagesz();
+
+	switch (noise) {
+	case NOISE_FLAGS:
+		vm_mem_region_set_flags(m->vm, NOISE_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+		vm_mem_region_set_flags(m->vm, NOISE_SLOT, 0);
+		return true;
+	case NOISE_PROTECT:
+		/*
+		 * Any change of protections zaps SPTEs.  Toggle PROT_EXEC, as
+		 * KVM_RUN would fail if the memory weren't writable.  Protect
+		 * huge pages as a whole, hugetlbfs knows no other way.
+		 */
+		if (is_backing_src_hugetlb(m->p->backing_src)) {
+			start = align_down(start, get_backing_src_pagesz(m->p->backing_src));
+			n = min_t(u64, get_backing_src_pagesz(m->p->backing_src), len - start);
+		}
+		return !mprotect(m->mem + start, n, prot | PROT_EXEC) &&
+		       !mprotect(m->mem + start, n, prot);
+	case NOISE_DONTNEED:
+		return !madvise(noise_mem + start % NOISE_MEM_SIZE, getpagesize(), MADV_DONTNEED);
+	case NOISE_COLLAPSE:
+		start = align_up((unsigned long)m->mem + start, huge);
+		if (start + huge > (unsigned long)m->mem + len)
+			start = align_up((unsigned long)m->mem, huge);
+		if (start + huge > (unsigned long)m->mem + len)
+			return false;
+		/* The memory is in use, collapsing it may well fail this time. */
+		return !madvise((void *)start, huge, MADV_COLLAPSE) ||
+		       errno == EAGAIN || errno == EBUSY;
+	case NOISE_KSM:
+		return !madvise(m->mem, len, MADV_MERGEABLE) &&
+		       !usleep(2000) &&
+		       !madvise(m->mem + start, n, MADV_UNMERGEABLE);
+	case NOISE_AGE:
+		return age_memory(m, rng, pagemap_fd, idle_fd);
+	default:
+		TEST_FAIL("Unknown noise %d", noise);
+	}
+}
+
+static void *noise_worker(void *data)
+{
+	enum noise noise = (unsigned long)data;
+	struct mirror *m = &mirror;
+	struct kvm_random_state rng = new_kvm_random_state(m->p->seed + 1000 + noise);
+	int idle_fd = open("/sys/kernel/mm/page_idle/bitmap", O_RDWR);
+	int pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
+
+	/* All noise comes from one CPU, which is no vCPU's. */
+	pin_self_to_cpu(m->p->nr_vcpus);
+
+	while (!READ_ONCE(noise_stop)) {
+		if (!make_noise(m, noise, &rng, pagemap_fd, idle_fd)) {
+			pr_info("No noise '%s' here: %s\n", noise_names[noise], strerror(errno));
+			break;
+		}
+		m->nr_noises[noise]++;
+		/* Noise, not a roar: vCPUs must get something done in between. */
+		usleep(500);
+	}
+
+	if (idle_fd >= 0)
+		close(idle_fd);
+	if (pagemap_fd >= 0)
+		close(pagemap_fd);
+	return NULL;
+}
+
+static void enable_log_mode(struct kvm_vm *vm, enum log_mode log_mode)
+{
+	switch (log_mode) {
+	case LOG_MODE_CLEAR:
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+		break;
+	case LOG_MODE_INIT_SET:
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+			      KVM_DIRTY_LOG_INITIALLY_SET);
+		break;
+	case LOG_MODE_RING:
+		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+		break;
+	default:
+		break;
+	}
+}
+
+static bool log_mode_supported(enum log_mode log_mode)
+{
+	switch (log_mode) {
+	case LOG_MODE_CLEAR:
+		return kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
+		       KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+	case LOG_MODE_INIT_SET:
+		return kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
+		       KVM_DIRTY_LOG_INITIALLY_SET;
+	case LOG_MODE_RING:
+		return kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
+		       kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+	default:
+		return true;
+	}
+}
+
+static void create_vm(enum vm_guest_mode mode, struct mirror *m)
+{
+	const struct test_params *p = m->p;
+	u64 align, noise_pages, pages, gpa;
+	struct kvm_vm *vm;
+	int i;
+
+	guest_page_size = vm_guest_mode_params[mode].page_size;
+	pages = vm_adjust_num_guest_pages(mode, p->mem_size / guest_page_size);
+	noise_pages = vm_adjust_num_guest_pages(mode, NOISE_MEM_SIZE / guest_page_size);
+
+	/* Twice the page tables' worth, they are small and sizes vary by mode. */
+	vm = __vm_create(VM_SHAPE(mode), p->nr_vcpus, 2 * (pages + noise_pages));
+	enable_log_mode(vm, p->log_mode);
+
+	for (i = 0; i < p->nr_vcpus; i++) {
+		m->vcpus[i] = vm_vcpu_add(vm, i, guest_code);
+		vcpu_args_set(m->vcpus[i], 1, i);
+	}
+	kvm_arch_vm_finalize_vcpus(vm);
+
+	align = max_t(u64, get_backing_src_pagesz(p->backing_src), SZ_2M);
+	gpa = align_down((vm->max_gfn - pages) * guest_page_size, align);
+	vm_userspace_mem_region_add(vm, p->backing_src, gpa, TEST_SLOT, pages, 0);
+	virt_map(vm, test_gva, gpa, pages);
+	m->mem = addr_gpa2hva(vm, gpa);
+
+	gpa = align_down(gpa - NOISE_MEM_SIZE, align);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, gpa, NOISE_SLOT, noise_pages, 0);
+	virt_map(vm, noise_gva, gpa, noise_pages);
+
+	m->vm = vm;
+	m->page_size = getpagesize();
+	m->nr_pages = vm_num_host_pages(mode, pages);
+	m->bitmap = bitmap_zalloc(m->nr_pages);
+	m->copy = kvm_mmap(m->nr_pages * m->page_size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	guest_nr_pages = pages;
+	noise_nr_pages = noise_pages;
+	guest_seed = p->seed;
+	guest_stop = false;
+	sync_global_to_guest(vm, test_gva);
+	sync_global_to_guest(vm, noise_gva);
+	sync_global_to_guest(vm, guest_page_size);
+	sync_global_to_guest(vm, guest_nr_pages);
+	sync_global_to_guest(vm, noise_nr_pages);
+	sync_global_to_guest(vm, guest_seed);
+	sync_global_to_guest(vm, guest_stop);
+}
+
+static u64 compare(struct mirror *m)
+{
+	u64 lost = 0, page;
+
+	for (page = 0; page < m->nr_pages; page++) {
+		u64 *mem = m->mem + page * m->page_size;
+		u64 *copy = m->copy + page * m->page_size;
+
+		if (!memcmp(mem, copy, m->page_size))
+			continue;
+		/* The first few are enough to see which vCPUs' writes are lost. */
+		if (lost++ < 4)
+			pr_info("Page 0x%lx: memory %lu %lu, mirror %lu %lu (vCPUs 0, 1)\n",
+				(unsigned long)page, (unsigned long)mem[0], (unsigned long)mem[1],
+				(unsigned long)copy[0], (unsigned long)copy[1]);
+	}
+	return lost;
+}
+
+static void run_test(enum vm_guest_mode mode, void *arg)
+{
+	const struct test_params *p = arg;
+	pthread_t threads[MAX_VCPUS], noise_threads[NR_NOISES];
+	struct mirror *m = &mirror;
+	const char *name = log_mode_names[p->log_mode];
+	u64 lost, reported, writes = 0;
+	struct timespec start;
+	int i;
+
+	if (!log_mode_supported(p->log_mode)) {
+		print_skip("Log mode '%s' not supported", name);
+		return;
+	}
+
+	memset(m, 0, sizeof(*m));
+	m->p = p;
+	m->rng = new_kvm_random_state(p->seed);
+	create_vm(mode, m);
+
+	WRITE_ONCE(vcpus_running, false);
+	WRITE_ONCE(noise_stop, false);
+	for (i = 0; i < p->nr_vcpus; i++)
+		kvm_pthread_create(&threads[i], NULL, vcpu_worker, m->vcpus[i]);
+	WRITE_ONCE(vcpus_running, true);
+
+	/* Have some memory mapped, and mapped huge, before logging begins. */
+	usleep(50000);
+	vm_mem_region_set_flags(m->vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+
+	/*
+	 * From here on, KVM tells what changes.  What there is already must be
+	 * copied once, unless the log claims to start with all pages dirty.
+	 */
+	if (p->log_mode == LOG_MODE_INIT_SET) {
+		reported = harvest(m);
+		TEST_ASSERT(reported == m->nr_pages,
+			    "Initially, %lu of %lu pages were reported",
+			    (unsigned long)reported, (unsigned long)m->nr_pages);
+	} else {
+		copy_words(m->copy, m->mem, m->nr_pages * m->page_size);
+	}
+
+	for (i = 0; i < NR_NOISES; i++) {
+		if (p->noises & BIT(i))
+			kvm_pthread_create(&noise_threads[i], NULL, noise_worker,
+					   (void *)(unsigned long)i);
+	}
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		harvest(m);
+		/* From back-to-back to now and then. */
+		if (kvm_random_bool(&m->rng))
+			usleep(kvm_random_u32(&m->rng) % 2000);
+	} while (timespec_elapsed(start).tv_sec < p->seconds);
+
+	/* The dirty ring needs harvesting until the last vCPU has stopped. */
+	guest_stop = true;
+	sync_global_to_guest(m->vm, guest_stop);
+	for (i = 0; i < p->nr_vcpus; i++) {
+		while (p->log_mode == LOG_MODE_RING &&
+		       pthread_tryjoin_np(threads[i], NULL) == EBUSY)
+			harvest(m);
+		if (p->log_mode != LOG_MODE_RING)
+			kvm_pthread_join(threads[i], NULL);
+	}
+
+	WRITE_ONCE(noise_stop, true);
+	for (i = 0; i < NR_NOISES; i++) {
+		if (p->noises & BIT(i))
+			kvm_pthread_join(noise_threads[i], NULL);
+	}
+
+	/* The final harvest: vCPUs don't run, whatever they wrote is logged. */
+	harvest(m);
+	lost = compare(m);
+
+	sync_global_from_guest(m->vm, guest_writes);
+	for (i = 0; i < p->nr_vcpus; i++) {
+		TEST_ASSERT(guest_writes[i], "vCPU %d didn't write anything", i);
+		writes += guest_writes[i];
+	}
+	printf("mode=%s seed=%u\n", name, p->seed);
+	printf("mode=%s harvests=%lu\n", name, (unsigned long)m->nr_harvests);
+	printf("mode=%s writes=%lu\n", name, (unsigned long)writes);
+	printf("mode=%s reported=%lu\n", name, (unsigned long)m->nr_reported);
+	for (i = 0; i < NR_NOISES; i++) {
+		if (p->noises & BIT(i))
+			printf("mode=%s noise_%s=%lu\n", name, noise_names[i],
+			       (unsigned long)m->nr_noises[i]);
+	}
+	printf("mode=%s lost=%lu\n", name, (unsigned long)lost);
+
+	TEST_ASSERT(!lost, "%lu pages with writes that were not reported (mode %s, seed %u)",
+		    (unsigned long)lost, name, p->seed);
+	TEST_ASSERT(m->nr_harvests > 2 && m->nr_reported,
+		    "%lu harvests reported %lu pages, that proves nothing",
+		    (unsigned long)m->nr_harvests, (unsigned long)m->nr_reported);
+	TEST_ASSERT(m->nr_partial > m->nr_harvests / 2,
+		    "%lu of %lu harvests reported every page, that proves nothing",
+		    (unsigned long)(m->nr_harvests - m->nr_partial), (unsigned long)m->nr_harvests);
+
+	kvm_munmap(m->copy, m->nr_pages * m->page_size);
+	free(m->bitmap);
+	kvm_vm_free(m->vm);
+}
+
+static unsigned long parse_names(const char *what, const char *arg,
+				 const char * const *names, int nr)
+{
+	char *copy = strdup(arg), *save = NULL, *name;
+	unsigned long mask = 0;
+	int i;
+
+	for (name = strtok_r(copy, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
+		if (!strcmp(name, "all")) {
+			mask = GENMASK(nr - 1, 0);
+			continue;
+		}
+		for (i = 0; i < nr && strcmp(name, names[i]); i++)
+			;
+		TEST_ASSERT(i < nr, "Unknown %s '%s', see -h", what, name);
+		mask |= BIT(i);
+	}
+	free(copy);
+	return mask;
+}
+
+static void print_names(const char * const *names, int nr)
+{
+	int i;
+
+	for (i = 0; i < nr; i++)
+		printf("%s, ", names[i]);
+	puts("all");
+}
+
+static void help(char *name)
+{
+	puts("");
+	printf("usage: %s [-h] [-M log modes] [-N noises] [-b bytes] [-m mode]\n"
+	       "       [-r seed] [-s mem type] [-t seconds] [-v vcpus]\n", name);
+	puts("");
+	printf(" -M: comma separated list of log modes (default: all):\n     ");
+	print_names(log_mode_names, NR_LOG_MODES);
+	printf(" -N: comma separated list of noises (default: none):\n     ");
+	print_names(noise_names, NR_NOISES);
+	printf(" -b: size of the dirty logged memory, e.g. 32M (default: %uM)\n",
+	       DEFAULT_MEM_SIZE / SZ_1M);
+	guest_modes_help();
+	printf(" -r: seed of all random choices (default: time)\n");
+	backing_src_help("-s");
+	printf(" -t: seconds to run per log mode (default: %d)\n", DEFAULT_SECONDS);
+	printf(" -v: number of vCPUs (default: %d)\n", DEFAULT_NR_VCPUS);
+	puts("");
+	exit(0);
+}
+
+int main(int argc, char *argv[])
+{
+	struct test_params p = {
+		.backing_src = DEFAULT_VM_MEM_SRC,
+		.mem_size = DEFAULT_MEM_SIZE,
+		.nr_vcpus = DEFAULT_NR_VCPUS,
+		.seconds = DEFAULT_SECONDS,
+		.seed = time(NULL),
+	};
+	unsigned long modes = GENMASK(NR_LOG_MODES - 1, 0);
+	int opt, i;
+
+	guest_modes_append_default();
+
+	while ((opt = getopt(argc, argv, "b:hm:M:N:r:s:t:v:")) != -1) {
+		switch (opt) {
+		case 'b':
+			p.mem_size = parse_size(optarg);
+			break;
+		case 'm':
+			guest_modes_cmdline(optarg);
+			break;
+		case 'M':
+			modes = parse_names("log mode", optarg, log_mode_names, NR_LOG_MODES);
+			break;
+		case 'N':
+			p.noises = parse_names("noise", optarg, noise_names, NR_NOISES);
+			break;
+		case 'r':
+			p.seed = atoi_positive("Seed", optarg);
+			break;
+		case 's':
+			p.backing_src = parse_backing_src_type(optarg);
+			break;
+		case 't':
+			p.seconds = atoi_positive("Number of seconds", optarg);
+			break;
+		case 'v':
+			p.nr_vcpus = atoi_positive("Number of vCPUs", optarg);
+			TEST_ASSERT(p.nr_vcpus <= MAX_VCPUS,
+				    "At most %d vCPUs, got %d", MAX_VCPUS, p.nr_vcpus);
+			break;
+		case 'h':
+		default:
+			help(argv[0]);
+			break;
+		}
+	}
+	TEST_ASSERT(p.mem_size && !(p.mem_size % SZ_2M), "Memory must be a multiple of 2M");
+
+	/* One CPU a vCPU, one for the harvester and the noise. */
+	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) > p.nr_vcpus,
+		       "%d vCPUs need %d CPUs", p.nr_vcpus, p.nr_vcpus + 1);
+
+	for (i = 0; i < NR_LOG_MODES; i++) {
+		if (!(modes & BIT(i)))
+			continue;
+		p.log_mode = i;
+		pr_info("Log mode %s, seed %u, %d vCPUs, %lu MiB of %s, %d s\n",
+			log_mode_names[i], p.seed, p.nr_vcpus,
+			(unsigned long)p.mem_size / SZ_1M,
+			vm_mem_backing_src_alias(p.backing_src)->name, p.seconds);
+		for_each_guest_mode(run_test, &p);
+	}
+
+	return 0;
+}
