@@ -1,12 +1,15 @@
 # The front door; all logic is behind it. "make help" tells what there is.
 
 run:	## the main job: base against stack in every default lane; report in build/report
-	@ci/main
+	@ci/run
 
-check:	## the tests: stack, harness, models, every patch, lanes, lockdep, mutations
+check:	## the tests: stack, harness, every patch builds, lanes, lockdep, mutations
 	@ci/check
 
-help:
+soak:	## everything: all upstream selftests in all lanes, lockdep, all mutations; hours
+	@ci/soak
+
+help:	## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
-.PHONY: run check help
+.PHONY: run check soak help

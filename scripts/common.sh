@@ -15,6 +15,11 @@ CACHE=${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}
 
 readonly E_STACK=1 E_USAGE=2 E_ENV=3
 
+# A command that fails where nothing was said about it is a bug of ours, and is not silent. Codes
+# from E_USAGE up come from a die() in a subshell, which has said why.
+set -E
+trap 'code=$?; ((code >= E_USAGE && code <= 7)) || printf "%s: internal error: exit %d at %s:%d\n" "${0##*/}" $code "${BASH_SOURCE[0]##*/}" "$LINENO" >&2' ERR
+
 # say WORDS: progress, on stderr, with the seconds since the program began.
 say() {
 	printf '[%4ds] %s\n' "$SECONDS" "$*" >&2

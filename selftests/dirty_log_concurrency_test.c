@@ -35,7 +35,7 @@
 #include "kvm_util.h"
 #include "test_util.h"
 
-#define TIMEOUT_SECS	20
+#define TIMEOUT_SECS	5
 #define WATCH_USECS	200000
 
 #define SLOT_A		10

@@ -348,10 +348,10 @@ static void report(u64 size, const char *what,
 	int i;
 
 	for (i = 0; i < (int)ARRAY_SIZE(points) && h->nr; i++)
-		printf("slot_mib=%lu %s_%s_us=%.1f\n", (unsigned long)(size / SZ_1M), what,
+		printf("slot_mib=%lu %s_%s_us=%.1f\n", size / SZ_1M, what,
 		       points[i].name, histogram_permille(h, points[i].permille) * ns / 1000);
-	printf("slot_mib=%lu %s_samples=%lu\n", (unsigned long)(size / SZ_1M), what,
-	       (unsigned long)h->nr);
+	printf("slot_mib=%lu %s_samples=%lu\n", size / SZ_1M, what,
+	       h->nr);
 }
 
 static void wait_for_writer(struct contention *c, u64 passes)
@@ -414,11 +414,10 @@ static void run_iteration(struct contention *c, u64 size, u64 round)
 	for (page = 0; page < log_pages; page++)
 		dirty += test_bit(page, c->bitmap);
 
-	printf("slot_mib=%lu harvest_us=%.1f\n", (unsigned long)(size / SZ_1M), ns / 1000.0);
-	printf("slot_mib=%lu harvest_pages=%lu\n", (unsigned long)(size / SZ_1M), (unsigned long)dirty);
+	printf("slot_mib=%lu harvest_us=%.1f\n", size / SZ_1M, ns / 1000.0);
+	printf("slot_mib=%lu harvest_pages=%lu\n", size / SZ_1M, dirty);
 #ifdef __x86_64__
-	printf("slot_mib=%lu harvest_flush_requests=%lu\n", (unsigned long)(size / SZ_1M),
-	       (unsigned long)flushes);
+	printf("slot_mib=%lu harvest_flush_requests=%lu\n", size / SZ_1M, flushes);
 #endif
 	report(size, "stall", &stalls, c->ns_per_tick);
 	report(size, "idle", &idle, c->ns_per_tick);

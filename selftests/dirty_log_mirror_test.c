@@ -138,6 +138,11 @@ static struct mirror mirror;
 static bool vcpus_running;
 static bool noise_stop;
 
+static void guest_write(gva_t page, u32 vcpu_idx, u64 value)
+{
+	WRITE_ONCE(((u64 *)page)[vcpu_idx], value);
+}
+
 static void guest_code(u32 vcpu_idx)
 {
 	struct kvm_random_state rng = new_kvm_random_state(guest_seed + vcpu_idx);
@@ -150,11 +155,11 @@ static void guest_code(u32 vcpu_idx)
 		 * the same pages, yet don't overwrite each other's values.
 		 */
 		page = kvm_random_u32(&rng) % guest_nr_pages;
-		WRITE_ONCE(*((u64 *)(test_gva + page * guest_page_size) + vcpu_idx), ++writes);
+		guest_write(test_gva + page * guest_page_size, vcpu_idx, ++writes);
 
 		if (!(writes % 8)) {
 			page = kvm_random_u32(&rng) % noise_nr_pages;
-			WRITE_ONCE(*((u64 *)(noise_gva + page * guest_page_size) + vcpu_idx), writes);
+			guest_write(noise_gva + page * guest_page_size, vcpu_idx, writes);
 		}
 	}
 
@@ -174,7 +179,7 @@ static void report_unexpected_exit(struct kvm_vcpu *vcpu)
 #endif
 	/* The RIP helps to tell a broken guest from a broken emulator. */
 	printf("unexpected exit %s of vCPU %u rip=0x%lx\n",
-	       exit_reason_str(vcpu->run->exit_reason), vcpu->id, (unsigned long)rip);
+	       exit_reason_str(vcpu->run->exit_reason), vcpu->id, rip);
 	TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
 }
 
@@ -288,7 +293,7 @@ static u64 ring_collect(struct mirror *m)
 			if (gfn->slot == TEST_SLOT) {
 				TEST_ASSERT(gfn->offset < m->nr_pages,
 					    "Ring entry beyond the memslot: 0x%llx >= 0x%lx",
-					    gfn->offset, (unsigned long)m->nr_pages);
+					    gfn->offset, m->nr_pages);
 				__set_bit(gfn->offset, m->bitmap);
 			}
 			smp_store_release(&gfn->flags, KVM_DIRTY_GFN_F_RESET);
@@ -308,7 +313,7 @@ static u64 harvest_ring(struct mirror *m)
 	collected = ring_collect(m);
 	reset = kvm_vm_reset_dirty_ring(m->vm);
 	TEST_ASSERT(collected == reset, "KVM reset %lu entries, %lu were collected",
-		    (unsigned long)reset, (unsigned long)collected);
+		    reset, collected);
 	copy_reported(m, 0, m->nr_pages);
 	return m->nr_reported - before;
 }
@@ -364,7 +369,7 @@ static bool age_memory(struct mirror *m, struct kvm_random_state *rng,
 }
 
 /* Returns false if this host can't make that noise. */
-static bool make_noise(struct mirror *m, enum noise noise,
+static bool make_noise(struct mirror *m, enum noise kind,
 		       struct kvm_random_state *rng, int pagemap_fd, int idle_fd)
 {
 	void *noise_mem = addr_gva2hva(m->vm, noise_gva);
@@ -374,7 +379,7 @@ static bool make_noise(struct mirror *m, enum noise noise,
 	int prot = PROT_READ | PROT_WRITE;
 	u64 huge = get_trans_hugepagesz();
 
-	switch (noise) {
+	switch (kind) {
 	case NOISE_FLAGS:
 		vm_mem_region_set_flags(m->vm, NOISE_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
 		vm_mem_region_set_flags(m->vm, NOISE_SLOT, 0);
@@ -409,15 +414,15 @@ static bool make_noise(struct mirror *m, enum noise noise,
 	case NOISE_AGE:
 		return age_memory(m, rng, pagemap_fd, idle_fd);
 	default:
-		TEST_FAIL("Unknown noise %d", noise);
+		TEST_FAIL("Unknown noise %d", kind);
 	}
 }
 
 static void *noise_worker(void *data)
 {
-	enum noise noise = (unsigned long)data;
+	enum noise kind = (unsigned long)data;
 	struct mirror *m = &mirror;
-	struct kvm_random_state rng = new_kvm_random_state(m->p->seed + 1000 + noise);
+	struct kvm_random_state rng = new_kvm_random_state(m->p->seed + 1000 + kind);
 	int idle_fd = open("/sys/kernel/mm/page_idle/bitmap", O_RDWR);
 	int pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
 
@@ -425,11 +430,11 @@ static void *noise_worker(void *data)
 	pin_self_to_cpu(m->p->nr_vcpus);
 
 	while (!READ_ONCE(noise_stop)) {
-		if (!make_noise(m, noise, &rng, pagemap_fd, idle_fd)) {
-			pr_info("No noise '%s' here: %s\n", noise_names[noise], strerror(errno));
+		if (!make_noise(m, kind, &rng, pagemap_fd, idle_fd)) {
+			pr_info("No noise '%s' here: %s\n", noise_names[kind], strerror(errno));
 			break;
 		}
-		m->nr_noises[noise]++;
+		m->nr_noises[kind]++;
 		/* Noise, not a roar: vCPUs must get something done in between. */
 		usleep(500);
 	}
@@ -542,8 +547,8 @@ static u64 compare(struct mirror *m)
 		/* The first few are enough to see which vCPUs' writes are lost. */
 		if (lost++ < 4)
 			pr_info("Page 0x%lx: memory %lu %lu, mirror %lu %lu (vCPUs 0, 1)\n",
-				(unsigned long)page, (unsigned long)mem[0], (unsigned long)mem[1],
-				(unsigned long)copy[0], (unsigned long)copy[1]);
+				page, mem[0], mem[1],
+				copy[0], copy[1]);
 	}
 	return lost;
 }
@@ -568,6 +573,8 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 	m->rng = new_kvm_random_state(p->seed);
 	create_vm(mode, m);
 
+	/* The CPUs up to here are the vCPUs', the next one is for all noise. */
+	pin_self_to_cpu(p->nr_vcpus + 1);
 	WRITE_ONCE(vcpus_running, false);
 	WRITE_ONCE(noise_stop, false);
 	for (i = 0; i < p->nr_vcpus; i++)
@@ -586,7 +593,7 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 		reported = harvest(m);
 		TEST_ASSERT(reported == m->nr_pages,
 			    "Initially, %lu of %lu pages were reported",
-			    (unsigned long)reported, (unsigned long)m->nr_pages);
+			    reported, m->nr_pages);
 	} else {
 		copy_words(m->copy, m->mem, m->nr_pages * m->page_size);
 	}
@@ -632,24 +639,24 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 		writes += guest_writes[i];
 	}
 	printf("mode=%s seed=%u\n", name, p->seed);
-	printf("mode=%s harvests=%lu\n", name, (unsigned long)m->nr_harvests);
-	printf("mode=%s writes=%lu\n", name, (unsigned long)writes);
-	printf("mode=%s reported=%lu\n", name, (unsigned long)m->nr_reported);
+	printf("mode=%s harvests=%lu\n", name, m->nr_harvests);
+	printf("mode=%s writes=%lu\n", name, writes);
+	printf("mode=%s reported=%lu\n", name, m->nr_reported);
 	for (i = 0; i < NR_NOISES; i++) {
 		if (p->noises & BIT(i))
 			printf("mode=%s noise_%s=%lu\n", name, noise_names[i],
-			       (unsigned long)m->nr_noises[i]);
+			       m->nr_noises[i]);
 	}
-	printf("mode=%s lost=%lu\n", name, (unsigned long)lost);
+	printf("mode=%s lost=%lu\n", name, lost);
 
 	TEST_ASSERT(!lost, "%lu pages with writes that were not reported (mode %s, seed %u)",
-		    (unsigned long)lost, name, p->seed);
+		    lost, name, p->seed);
 	TEST_ASSERT(m->nr_harvests > 2 && m->nr_reported,
 		    "%lu harvests reported %lu pages, that proves nothing",
-		    (unsigned long)m->nr_harvests, (unsigned long)m->nr_reported);
+		    m->nr_harvests, m->nr_reported);
 	TEST_ASSERT(m->nr_partial > m->nr_harvests / 2,
 		    "%lu of %lu harvests reported every page, that proves nothing",
-		    (unsigned long)(m->nr_harvests - m->nr_partial), (unsigned long)m->nr_harvests);
+		    (m->nr_harvests - m->nr_partial), m->nr_harvests);
 
 	kvm_munmap(m->copy, m->nr_pages * m->page_size);
 	free(m->bitmap);
@@ -757,9 +764,9 @@ int main(int argc, char *argv[])
 	}
 	TEST_ASSERT(p.mem_size && !(p.mem_size % SZ_2M), "Memory must be a multiple of 2M");
 
-	/* One CPU a vCPU, one for the harvester and the noise. */
-	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) > p.nr_vcpus,
-		       "%d vCPUs need %d CPUs", p.nr_vcpus, p.nr_vcpus + 1);
+	/* One CPU a vCPU, one for the noise, one for the harvester. */
+	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= p.nr_vcpus + 2,
+		       "%d vCPUs need %d CPUs", p.nr_vcpus, p.nr_vcpus + 2);
 
 	for (i = 0; i < NR_LOG_MODES; i++) {
 		if (!(modes & BIT(i)))
@@ -767,7 +774,7 @@ int main(int argc, char *argv[])
 		p.log_mode = i;
 		pr_info("Log mode %s, seed %u, %d vCPUs, %lu MiB of %s, %d s\n",
 			log_mode_names[i], p.seed, p.nr_vcpus,
-			(unsigned long)p.mem_size / SZ_1M,
+			p.mem_size / SZ_1M,
 			vm_mem_backing_src_alias(p.backing_src)->name, p.seconds);
 		for_each_guest_mode(run_test, &p);
 	}

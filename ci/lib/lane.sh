@@ -2,7 +2,7 @@
 # Lanes and test sets, which are data: ci/lanes/NAME, ci/tests/NAME, ci/expectations.
 # Sourced by ci/run, after scripts/common.sh.
 
-declare -A LANE=()	# key -> value of the lane last read
+declare -gA LANE=()	# key -> value of the lane last read
 
 lane_names() {
 	(cd "$ROOT/ci/lanes" && printf '%s\n' *)
@@ -34,7 +34,9 @@ default_lanes() {
 
 	for l in $(lane_names); do
 		read_lane "$l"
-		[[ ${LANE[default]} == yes ]] && echo "$l"
+		if [[ ${LANE[default]} == yes ]]; then
+			echo "$l"
+		fi
 	done
 }
 

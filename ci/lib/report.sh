@@ -26,6 +26,8 @@ keep_vm() {
 
 	mkdir -p "$to"
 	cp -r "$1"/{verdict,console,qemu.log,plan,command,tests} "$to/"
+	# Every CPU is reset at power on; only a lost VM makes the log worth keeping.
+	[[ $3 == done ]] || cp "$1/cpu_reset" "$to/"
 	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "${LANE[name]}" "$4" "$5" "$2" "$3" \
 		"$(sed -n 's/^# kernel=//p' "$1/verdict")" "$(sed -n 's/^# cpus=//p' "$1/verdict")" >>"$REPORT/vms.tsv"
 	rm -rf "$1/initramfs"

@@ -64,19 +64,20 @@ qemu_command() {
 	[[ $3 == kvm ]] && cpu=host
 	QEMU=("${LANE[emulator]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
-		-display none -kernel "$2" -initrd "$1/initramfs"
+		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
 		-append "console=ttyS0 oops=panic panic=-1 hung_task_panic=1 nokaslr loglevel=7 ${LANE[append]} ${CMDLINE-}"
 		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
 		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
 }
 
 # boot DIR IMAGE ACCEL SECONDS: runs the VM of DIR/initramfs for at most SECONDS. Leaves
-# DIR/verdict, DIR/console and DIR/qemu.log. Prints, as the last thing, how it ended:
+# DIR/verdict, DIR/console, DIR/cpu_reset and DIR/qemu.log. Prints, as the last thing, how it ended:
 #   done     init reached the end of the plan
 #   bail     init could not begin (its words are in DIR/verdict)
 #   panic    the kernel panicked
 #   silent   no word for $SILENCE seconds, killed
 #   overtime past SECONDS, killed
+#   triple-fault  the lane's own kernel triple faulted; DIR/cpu_reset has the registers
 #   gone     QEMU ended before init did
 #   refused  QEMU did not start
 boot() {
@@ -122,6 +123,8 @@ boot() {
 		echo panic
 	elif [[ $end ]]; then
 		echo "$end"
+	elif grep -q 'Triple fault' "$dir/cpu_reset"; then
+		echo triple-fault
 	elif [[ ! -s $dir/console ]]; then
 		echo refused
 	else
@@ -134,8 +137,9 @@ progress() {
 	local n
 
 	n=$(grep -c '' "$1" || true)
-	sed -n "$(($2 + 1)),${n}p" "$1" | grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' | while read -r line; do
-		say "$PROGRESS: ${line#\# }"
-	done
+	sed -n "$(($2 + 1)),${n}p" "$1" | { grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' || true; } |
+		while read -r line; do
+			say "$PROGRESS: ${line#\# }"
+		done
 	echo "$n"
 }

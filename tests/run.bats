@@ -1,0 +1,198 @@
+#!/usr/bin/env bats
+# ci/run and its parts: wrong usage, verdicts, splats, expectations, accelerator; no VM.
+
+load common
+
+setup() {
+	copy_project
+	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	RUN=$PROJECT/ci/run
+}
+
+# part FILE...: sources parts of the runner.
+part() {
+	local f
+
+	. "$PROJECT/scripts/common.sh"
+	trap - ERR
+	for f; do
+		. "$PROJECT/ci/lib/$f.sh"
+	done
+}
+
+@test "every program has --help, and it names its options and exit codes" {
+	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/mutants ci/check ci/soak; do
+		run "$PROJECT/$program" --help
+		[[ $status == 0 && ${#lines[@]} -gt 5 && $output == *"Exit"* ]] || { echo "$program: $output"; false; }
+	done
+	run make -s -C "$PROJECT" help
+	[[ $status == 0 && $output == *"make run"* && $output == *"make check"* ]]
+}
+
+@test "wrong usage ends with one line and exit 2, before anything is built" {
+	run "$RUN" --frobnicate
+	fails_with 2 "unknown option '--frobnicate'"
+	run "$RUN" --lane nowhere
+	fails_with 2 "no lane 'nowhere'; there are: svm-shadow"
+	run "$RUN" --test nothing
+	fails_with 2 "no test or set 'nothing'"
+	run "$RUN" --repeat many
+	fails_with 2 "--repeat takes a number"
+	run "$RUN" --kernel ./no/such/bzImage
+	fails_with 2 "no such kernel image"
+	head -c 4096 /dev/zero >"$BATS_TEST_TMPDIR/zero"
+	run "$RUN" --kernel "$BATS_TEST_TMPDIR/zero"
+	fails_with 2 "is no bzImage"
+	run "$RUN" --program ./no-such-program
+	fails_with 2 "is no executable file"
+	run "$RUN" --program "$(command -v git)"
+	fails_with 2 "is not static"
+	run "$RUN" --shell --test new
+	fails_with 2 "--shell goes without --test"
+	run "$RUN" -- arguments
+	fails_with 2 "'--' goes with --program"
+	run "$RUN" --lane
+	fails_with 2 "--lane wants a name"
+	[[ ! -d $KVM_STACK_BUILD ]]
+}
+
+@test "the other programs: wrong usage" {
+	run "$PROJECT/ci/kernel" --tree base
+	fails_with 2 "wants --tree and --config"
+	run "$PROJECT/ci/kernel" --tree base --config none
+	fails_with 2 "no config 'none'"
+	run "$PROJECT/ci/kernel" --tree base --config lane
+	fails_with 3 "no base tree yet"
+	run "$PROJECT/ci/selftests"
+	fails_with 2 "wants --tree"
+	run "$PROJECT/ci/mutants" none
+	fails_with 2 "no mutation 'none'"
+	run "$PROJECT/ci/check" none
+	fails_with 2 "no step 'none'"
+	run "$PROJECT/ci/soak" none
+	fails_with 2 "takes no arguments"
+	run "$PROJECT/ci/compare" "$BATS_TEST_TMPDIR/none"
+	fails_with 2 "no such file"
+	echo garbage >"$BATS_TEST_TMPDIR/garbage"
+	run "$PROJECT/ci/compare" --all "$BATS_TEST_TMPDIR/garbage"
+	fails_with 2 "values:1: wants LANE"
+}
+
+@test "ci/init is no program to run by hand" {
+	gcc -o "$BATS_TEST_TMPDIR/init" "$PROJECT/ci/init.c"
+	run "$BATS_TEST_TMPDIR/init"
+	fails_with 2 "PID 1 of a lane"
+}
+
+@test "--list shows every lane and the sets" {
+	run "$RUN" --list
+	[[ $status == 0 ]]
+	for lane in "$PROJECT"/ci/lanes/*; do
+		[[ $output == *"$(basename "$lane")"* ]]
+	done
+	[[ $output == *"mirror-get"* && $output == *"[default]"* ]]
+}
+
+@test "a lane file that misses a key is wrong usage" {
+	sed -i '/^cpu=/d' "$PROJECT/ci/lanes/svm-tdp"
+	run "$RUN" --lane svm-tdp
+	fails_with 2 "no 'cpu='"
+	echo 'what is this' >>"$PROJECT/ci/lanes/svm-shadow"
+	run "$RUN" --lane svm-shadow
+	fails_with 2 "cannot read 'what is this'"
+}
+
+@test "every test that a lane runs, is expected of, or is caught by, exists" {
+	part lane
+	for lane in $(lane_names); do
+		read_lane "$lane"
+		for s in ${LANE[tests]}; do
+			[[ -f $ROOT/ci/tests/$s ]]
+		done
+	done
+	names=$(for s in $(set_names); do tests_of "$s" | cut -d' ' -f1; done)
+	while read -r lanes kernels test outcome reason; do
+		[[ $lanes == "#"* || -z $lanes ]] && continue
+		[[ $kernels =~ ^(any|base|stack)$ && $outcome =~ ^(skip|fail|omit)$ && $reason ]] || { echo "$test"; false; }
+		found=
+		for n in $names; do
+			# shellcheck disable=SC2053
+			[[ $n == $test ]] && found=1
+		done
+		[[ $found ]] || { echo "no test $test"; false; }
+	done <"$ROOT/ci/expectations"
+	for m in "$ROOT"/ci/mutations/*.patch; do
+		grep -qx "$(sed -n 's/^Test: //p' "$m")" <<<"$names"
+		[[ -f $ROOT/ci/lanes/$(sed -n 's/^Lane: //p' "$m") ]]
+		grep -q '^Expect: .' "$m"
+	done
+	# No name stands for two tests.
+	[[ -z $(sort <<<"$names" | uniq -d | grep -vFx -f <(tests_of upstream | cut -d' ' -f1)) ]]
+}
+
+@test "verdict.awk: golden cases" {
+	for plan in "$BATS_TEST_DIRNAME"/verdict/*.plan; do
+		out=$BATS_TEST_TMPDIR/$(basename "$plan" .plan)
+		mkdir -p "$out"
+		: >"$out/values"
+		awk -v LOGS="$out" -v VALUES="$out/values" -f "$PROJECT/ci/lib/verdict.awk" "$plan" "${plan%.plan}.verdict" >"$out/outcomes"
+		cat "$out/outcomes" "$out/values" | diff -u "${plan%.plan}.expected" -
+	done
+}
+
+@test "splats: every pattern's case is found, clean logs are clean, an empty one is not" {
+	part splat
+	for log in "$PROJECT"/ci/splats/cases/*.log; do
+		run splats "$log"
+		case $(basename "$log") in
+		clean-*) [[ $status == 0 && -z $output ]] || { echo "$log: $output"; false; } ;;
+		*) [[ $status == 1 && $output ]] || { echo "$log: nothing found"; false; } ;;
+		esac
+	done
+	# Each pattern of the policy has a case that nothing but it would find.
+	while read -r pattern; do
+		cat "$PROJECT"/ci/splats/cases/[!c]*.log | grep -qE "$pattern" || { echo "no case for $pattern"; false; }
+	done < <(patterns "$ROOT/ci/splats/deny")
+	: >"$BATS_TEST_TMPDIR/empty"
+	run splats "$BATS_TEST_TMPDIR/empty"
+	[[ $status == 1 && $output == *"missing or empty"* ]]
+	run splats "$BATS_TEST_TMPDIR/none"
+	[[ $status == 1 ]]
+}
+
+@test "splats: laid at the door of the test, and what is allowed is not counted" {
+	part splat
+	run splats "$PROJECT/ci/splats/cases/warn.log"
+	[[ $output == "mirror-get: "* ]]
+	echo 'WARNING: .*mmu\.c' >>"$ROOT/ci/splats/allow"
+	run splats "$PROJECT/ci/splats/cases/warn.log"
+	[[ $status == 0 ]]
+}
+
+@test "accelerator: kvm only with svm in the flags, nesting on, and a usable /dev/kvm" {
+	part lane vm
+	read_lane svm-tdp
+	export KVM_CI_CPUINFO=$BATS_TEST_TMPDIR/cpuinfo KVM_CI_NESTED=$BATS_TEST_TMPDIR/nested
+	echo 1 >"$KVM_CI_NESTED"
+	echo 'flags : fpu sse' >"$KVM_CI_CPUINFO"
+	[[ $(accelerator) == tcg ]]
+	echo 'flags : fpu vmx' >"$KVM_CI_CPUINFO"
+	[[ $(accelerator) == tcg ]]
+	echo 'flags : fpu svm' >"$KVM_CI_CPUINFO"
+	if [[ -w /dev/kvm ]]; then
+		[[ $(accelerator) == kvm ]]
+	else
+		[[ $(accelerator) == tcg ]]
+	fi
+	echo 0 >"$KVM_CI_NESTED"
+	[[ $(accelerator) == tcg ]]
+}
+
+@test "expectations: patterns of lanes and tests, the first line counts" {
+	part lane
+	printf '%s\n' '# comment' '' 'svm-* base t_* skip first reason' 'svm-tdp any t_one fail second' >"$ROOT/ci/expectations"
+	[[ $(expectation svm-shadow base t_one) == "skip first reason" ]]
+	[[ $(expectation svm-tdp stack t_one) == "fail second" ]]
+	[[ -z $(expectation svm-shadow stack t_one) ]]
+	[[ -z $(expectation svm-tdp stack other) ]]
+}

@@ -1,0 +1,398 @@
+#!/usr/bin/env bats
+# scripts/stack: verbs and bad inputs, on a kernel tree of a few files.
+
+load common
+
+setup() {
+	copy_project
+	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	STACK=$PROJECT/scripts/stack
+	LINUX=$KVM_STACK_BUILD/linux
+	mkdir -p "$KVM_STACK_BUILD"
+
+	# A base, and three commits in two topics.
+	mini_kernel "$LINUX"
+	git -C "$LINUX" init -q -b stack
+	commit_all "$LINUX" base
+	git -C "$LINUX" tag base
+	echo 1 >"$KVM_STACK_BUILD/base-version"
+	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/*.c
+	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
+}
+
+# three_patches: commits them and exports.
+three_patches() {
+	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: First change"
+	git -C "$LINUX" branch topic/one
+	sed -i 's/^line 20$/line twenty/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Second change"
+	echo 'int main(void) { return 0; }' >"$LINUX/tools/testing/selftests/kvm/new_test.c"
+	commit_all "$LINUX" "KVM: selftests: Third change"
+	git -C "$LINUX" branch topic/two
+	cp "$LINUX/tools/testing/selftests/kvm/new_test.c" "$PROJECT/selftests/"
+	"$STACK" export
+}
+
+back_to_base() {
+	git -C "$LINUX" checkout -q -B stack base
+	git -C "$LINUX" for-each-ref --format='%(refname:short)' refs/heads/topic | xargs -r git -C "$LINUX" branch -q -D
+}
+
+@test "--help names every verb; no verb and a wrong one are wrong usage" {
+	run "$STACK" --help
+	[[ $status == 0 ]]
+	for verb in base apply export check drift build-each send; do
+		[[ $output == *"$verb"* ]]
+	done
+	run "$STACK"
+	fails_with 2 "which verb?"
+	run "$STACK" frobnicate
+	fails_with 2 "no verb 'frobnicate'"
+	run "$STACK" apply --frobnicate
+	fails_with 2 "unknown option '--frobnicate'"
+}
+
+@test "export cuts topics at topic/ branches and keeps the head of series" {
+	three_patches
+	[[ $(cat "$PROJECT/series") == "# head of the file
+
+# topic: one — ready
+0001-KVM-First-change.patch
+
+# topic: two — draft
+0002-KVM-Second-change.patch
+0003-KVM-selftests-Third-change.patch" ]]
+}
+
+@test "export after apply gives the same bytes" {
+	three_patches
+	cp -r "$PROJECT/patches" "$PROJECT/series" "$BATS_TEST_TMPDIR/"
+	back_to_base
+	"$STACK" apply
+	"$STACK" export
+	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
+	diff "$PROJECT/series" "$BATS_TEST_TMPDIR/series"
+}
+
+@test "export ignores the user's git configuration" {
+	three_patches
+	cp -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/"
+	export HOME=$BATS_TEST_TMPDIR/home
+	mkdir "$HOME"
+	git config --global diff.noprefix true
+	git config --global format.attach true
+	git config --global format.signature hello
+	git config --global format.subjectPrefix RFC
+	git config --global diff.algorithm patience
+	git config --global diff.context 1
+	git config --global core.abbrev 8
+	"$STACK" export
+	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
+}
+
+@test "export folds selftests/ into the commit that adds the file" {
+	three_patches
+	echo 'int main(void) { return 1; }' >"$PROJECT/selftests/new_test.c"
+	run "$STACK" export
+	[[ $status == 0 ]]
+	grep -q '^+int main(void) { return 1; }' "$PROJECT"/patches/0003-*.patch
+	[[ $(grep -c '\.patch$' "$PROJECT/series") == 3 ]]
+	echo 'int x;' >"$PROJECT/selftests/other_test.c"
+	run "$STACK" export
+	fails_with 1 "selftests/other_test.c is in no commit"
+}
+
+@test "export refuses a dirty tree, no commits, and a stray topic branch" {
+	run "$STACK" export
+	fails_with 1 "has no commits since base"
+	three_patches
+	echo >>"$LINUX/virt/kvm/kvm_main.c"
+	run "$STACK" export
+	fails_with 3 "has uncommitted changes"
+	git -C "$LINUX" checkout -q .
+	git -C "$LINUX" branch topic/stray "$(git -C "$LINUX" commit-tree -m x "base^{tree}")"
+	run "$STACK" export
+	fails_with 1 "topic/stray is not in the history of HEAD"
+}
+
+@test "apply --upto and --topic apply just that" {
+	three_patches
+	back_to_base
+	"$STACK" apply --upto 2
+	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 2 ]]
+	back_to_base
+	"$STACK" apply --topic one
+	[[ $(git -C "$LINUX" log -1 --format=%s) == "KVM: First change" ]]
+	run "$STACK" apply --topic three
+	fails_with 2 "no topic 'three' in series; there are: one two"
+	run "$STACK" apply --upto 4
+	fails_with 2 "--upto takes 1 to 3"
+}
+
+@test "apply again is a no-op; apply goes on where an earlier one stopped" {
+	three_patches
+	run "$STACK" apply
+	[[ $status == 0 && $output == *"up to date"* ]]
+	back_to_base
+	"$STACK" apply --upto 1
+	run "$STACK" apply
+	[[ $status == 0 && $output == *"continuing: 1 of 3"* ]]
+	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
+}
+
+@test "apply goes on after it was killed inside git am" {
+	three_patches
+	back_to_base
+	"$STACK" apply --upto 1
+	# What a killed git am leaves: its state directory and a half-written file.
+	git -C "$LINUX" apply --index "$PROJECT"/patches/0002-*.patch
+	mkdir "$LINUX/.git/rebase-apply"
+	touch "$LINUX/.git/rebase-apply/applying"
+	run "$STACK" apply
+	[[ $status == 0 && $output == *"interrupted"* ]]
+	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
+}
+
+@test "apply on commits that are not in series loses nothing" {
+	three_patches
+	back_to_base
+	echo >>"$LINUX/Makefile"
+	commit_all "$LINUX" "my own work"
+	head=$(git -C "$LINUX" rev-parse HEAD)
+	run "$STACK" apply
+	fails_with 3 "not in series: export them"
+	[[ $(git -C "$LINUX" rev-parse HEAD) == "$head" ]]
+}
+
+@test "apply stops at a patch that fails, says which hunk, keeps the ones before" {
+	three_patches
+	back_to_base
+	sed -i 's/line 21$/line 2l/' "$PROJECT"/patches/0002-*.patch
+	run "$STACK" apply
+	fails_with 1 "0002-KVM-Second-change.patch does not apply"
+	[[ $output == *"virt/kvm/kvm_main.c:17"* && $output == *"git -C $LINUX am -3"* ]]
+	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 1 ]]
+	[[ ! -d $LINUX/.git/rebase-apply ]]
+}
+
+@test "apply --tree: the user's own tree, a wrong one, a dirty one, a patched one, one mid-am" {
+	three_patches
+	tree=$BATS_TEST_TMPDIR/linux
+	mini_kernel "$tree"
+	run "$STACK" apply --tree "$tree"
+	fails_with 2 "is not a git work tree"
+	git -C "$tree" init -q
+	commit_all "$tree" mine
+	run "$STACK" apply --tree "$BATS_TEST_TMPDIR"
+	fails_with 2 "is not a kernel tree"
+	echo >>"$tree/Makefile"
+	run "$STACK" apply --tree "$tree"
+	fails_with 3 "has uncommitted changes (Makefile"
+	git -C "$tree" checkout -q .
+	"$STACK" apply --tree "$tree"
+	[[ $(git -C "$tree" log --format=%s -1) == "KVM: selftests: Third change" ]]
+	run "$STACK" apply --tree "$tree"
+	fails_with 3 "already patched"
+	mkdir "$tree/.git/rebase-apply"
+	run "$STACK" apply --tree "$tree"
+	fails_with 3 "a git am is under way"
+}
+
+@test "git am patches/*.patch and quilt push -a give the same tree as apply" {
+	three_patches
+	want=$(git -C "$LINUX" rev-parse 'HEAD^{tree}')
+	tree=$BATS_TEST_TMPDIR/am
+	mini_kernel "$tree"
+	git -C "$tree" init -q
+	commit_all "$tree" mine
+	git -C "$tree" -c user.name=T -c user.email=t@localhost am -q "$PROJECT"/patches/*.patch
+	[[ $(git -C "$tree" rev-parse 'HEAD^{tree}') == "$want" ]]
+
+	tree=$BATS_TEST_TMPDIR/quilt
+	mini_kernel "$tree"
+	(cd "$tree" && QUILT_SERIES=$PROJECT/series QUILT_PATCHES=$PROJECT/patches quilt push -a --fuzz=0)
+	rm -rf "$tree/.pc"
+	git -C "$tree" init -q
+	commit_all "$tree" mine
+	[[ $(git -C "$tree" rev-parse 'HEAD^{tree}') == "$want" ]]
+}
+
+@test "the real stack: git am and quilt on the files it touches" {
+	[[ -d $REAL_BUILD/linux/.git ]] || skip "no base tree"
+	tree=$BATS_TEST_TMPDIR/real
+	mkdir "$tree"
+	for p in "$REAL"/patches/*.patch; do
+		git apply --numstat "$p" | cut -f3
+	done | sort -u | while read -r f; do
+		git -C "$REAL_BUILD/linux" cat-file -e "base:$f" 2>/dev/null || continue
+		mkdir -p "$tree/$(dirname "$f")"
+		git -C "$REAL_BUILD/linux" show "base:$f" >"$tree/$f"
+	done
+	cp -r "$tree" "$tree.quilt"
+	git -C "$tree" init -q
+	commit_all "$tree" base
+	git -C "$tree" -c user.name=T -c user.email=t@localhost am -q "$REAL"/patches/*.patch
+	(cd "$tree.quilt" && QUILT_SERIES=$REAL/series QUILT_PATCHES=$REAL/patches quilt push -q -a --fuzz=0)
+	diff -r -x .git -x .pc "$tree" "$tree.quilt"
+}
+
+@test "check finds a missing, an orphan and a duplicate patch, and a Signed-off-by" {
+	three_patches
+	mkdir -p "$LINUX/scripts"
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	cp "$PROJECT"/patches/0001-*.patch "$PROJECT/patches/0009-orphan.patch"
+	echo 0002-KVM-Second-change.patch >>"$PROJECT/series"
+	rm "$PROJECT"/patches/0003-*.patch
+	printf '%s\n' "Signed-off-by: Nobody <n@localhost>" | sed -i '/^---$/{
+		r /dev/stdin
+		N
+	}' "$PROJECT"/patches/0001-*.patch
+	sed -i '0,/^---$/s//Signed-off-by: N <n@localhost>\n---/' "$PROJECT"/patches/0001-*.patch
+	run "$STACK" check
+	[[ $status == 1 ]]
+	[[ $output == *"0003-KVM-selftests-Third-change.patch is missing"* ]]
+	[[ $output == *"patches/0009-orphan.patch is not in series"* ]]
+	[[ $output == *"0002-KVM-Second-change.patch stands twice"* ]]
+	[[ $output == *"carries a Signed-off-by"* ]]
+	[[ $output == *"no 'Assisted-by: LLM' trailer"* ]]
+}
+
+@test "check: changelog rules" {
+	sed -i 's/^line 3$/do_thing(3);/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "kvm: did something.
+
+This patch calls do_thing as we need it.
+
+Assisted-by: LLM"
+	git -C "$LINUX" branch topic/one
+	"$STACK" export
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $status == 1 ]]
+	[[ $output == *"is not 'KVM: TOPIC: Capitalised ...'"* ]]
+	[[ $output == *"ends with a full stop"* ]]
+	[[ $output == *"uses a pronoun: we"* ]]
+	[[ $output == *"not in the imperative"* ]]
+	[[ $output == *"names do_thing without ()"* ]]
+}
+
+@test "check finds selftests out of sync, and a stack that does not apply" {
+	three_patches
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	echo 'int y;' >>"$PROJECT/selftests/new_test.c"
+	run "$STACK" check
+	[[ $status == 1 && $output == *"selftests/new_test.c differs"* ]]
+	sed -i 's/line 21$/line 2l/' "$PROJECT"/patches/0002-*.patch
+	run "$STACK" check
+	[[ $status == 1 && $output == *"0002-KVM-Second-change.patch does not apply"* ]]
+}
+
+@test "series: lines that cannot be read are named" {
+	three_patches
+	echo ' 0002-KVM-Second-change.patch' >>"$PROJECT/series"
+	run "$STACK" apply
+	fails_with 1 "is no patch name"
+	printf '# topic: x\n' >"$PROJECT/series"
+	run "$STACK" apply
+	fails_with 1 "want '# topic: NAME"
+	echo 0001-a.patch >"$PROJECT/series"
+	run "$STACK" apply
+	fails_with 1 "stands before the first '# topic:' line"
+	rm "$PROJECT/series"
+	run "$STACK" apply
+	fails_with 1 "no file 'series'"
+}
+
+@test "drift: applies, 3-way, conflicts, upstream; the tree is only read" {
+	three_patches
+	tree=$BATS_TEST_TMPDIR/newer
+	mini_kernel "$tree"
+	sed -i 's/^line 3$/line three/; s/^line 21$/line 21 changed/' "$tree/virt/kvm/kvm_main.c"
+	cp -r "$tree" "$tree.before"
+	run "$STACK" drift --tree "$tree"
+	[[ $output == *"upstream   0001-"* && $output == *"0003-"* ]]
+	[[ $output == *"applies    0003-"* ]]
+	diff -r "$tree" "$tree.before"
+	sed -i 's/^line 20$/line XX/' "$tree/virt/kvm/kvm_main.c"
+	run "$STACK" drift --tree "$tree"
+	[[ $status == 1 && $output == *"conflicts  0002-"* ]]
+	run "$STACK" drift --tree "$BATS_TEST_TMPDIR"
+	fails_with 2 "is not a kernel tree"
+	run "$STACK" drift
+	fails_with 2 "wants --tree"
+}
+
+@test "base: no network, a package from the cache, and one that moved on" {
+	# A base package of a few files, in the cache; the mirror is unreachable.
+	make_package() {
+		local dir=$BATS_TEST_TMPDIR/pkg-$1
+
+		mini_kernel "$dir/linux-source-7.3"
+		echo "SUBLEVEL = $1" >>"$dir/linux-source-7.3/Makefile"
+		mkdir -p "$dir/root/DEBIAN" "$dir/root/usr/src" "$KVM_STACK_CACHE/deb"
+		tar -C "$dir" -cJf "$dir/root/usr/src/linux-source-7.3.tar.xz" linux-source-7.3
+		printf 'Package: linux-source-7.3\nVersion: 7.3.%s-1\nArchitecture: all\nMaintainer: T <t@localhost>\nDescription: x\n' \
+			"$1" >"$dir/root/DEBIAN/control"
+		dpkg-deb -b "$dir/root" "$KVM_STACK_CACHE/deb/linux-source-7.3_7.3.$1-1_all.deb" >/dev/null
+	}
+	three_patches
+	sed -i 's|^mirror=.*|mirror=http://localhost:9|' "$PROJECT/BASE"
+	rm -rf "$LINUX" "$KVM_STACK_BUILD/base-version"
+	run "$STACK" base
+	fails_with 3 "no network and no linux-source-7.3 in"
+	run "$STACK" apply
+	fails_with 3 "no base tree yet: run scripts/stack base"
+	make_package 4
+	"$STACK" base
+	"$STACK" apply
+	[[ $(cat "$KVM_STACK_BUILD/base-version") == 7.3.4-1 ]]
+	first=$(git -C "$LINUX" rev-parse base)
+	run "$STACK" base
+	[[ $status == 0 && $output == *"up to date: 7.3.4-1"* ]]
+
+	make_package 5
+	run "$STACK" base
+	[[ $status == 0 && $output == *"base moved to 7.3.5-1"* ]]
+	"$STACK" apply
+	[[ $(git -C "$LINUX" rev-parse base) != "$first" ]]
+	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
+	git -C "$LINUX" show HEAD:Makefile | grep -q 'SUBLEVEL = 5'
+	# The commits on the old base are still there.
+	git -C "$LINUX" for-each-ref refs/heads | grep -q stack-before-
+}
+
+@test "base --tree records the base of a tree of the user's, for export --tree" {
+	three_patches
+	tree=$BATS_TEST_TMPDIR/linux
+	mini_kernel "$tree"
+	git -C "$tree" init -q
+	commit_all "$tree" mine
+	run "$STACK" export --tree "$tree"
+	fails_with 2 "has no recorded base"
+	"$STACK" base --tree "$tree"
+	"$STACK" apply --tree "$tree"
+	git -C "$tree" branch topic/one "HEAD~2"
+	git -C "$tree" branch topic/two HEAD
+	cp -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/"
+	"$STACK" export --tree "$tree"
+	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
+}
+
+@test "a full disk and a package that cannot be had are the environment's fault" {
+	[[ $EUID == 0 ]] || skip "mounting takes root"
+	mkdir "$BATS_TEST_TMPDIR/full"
+	mount -t tmpfs -o size=1m none "$BATS_TEST_TMPDIR/full" || skip "cannot mount a tmpfs"
+	KVM_STACK_BUILD=$BATS_TEST_TMPDIR/full run "$STACK" base
+	umount "$BATS_TEST_TMPDIR/full"
+	fails_with 3 "MiB are free"
+
+	echo "no-such-package-anywhere no-such-program-anywhere" >"$PROJECT/scripts/packages"
+	run "$STACK" build-each
+	fails_with 3 "cannot install no-such-package-anywhere"
+}
+
+@test "send refuses" {
+	run "$STACK" send one -o "$BATS_TEST_TMPDIR/out"
+	fails_with 2 "not yet"
+}

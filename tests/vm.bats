@@ -1,0 +1,153 @@
+#!/usr/bin/env bats
+# ci/run with real VMs: what it makes of programs, tests and kernels that behave badly, and the
+# examples of the README. Uses the kernels of the real build directory.
+
+load common
+
+setup() {
+	[[ -d $REAL_BUILD/linux/.git ]] || skip "no base tree: scripts/stack base"
+	copy_project
+	RUN=$PROJECT/ci/run
+	REPORT=$BATS_TEST_TMPDIR/report
+	export KVM_STACK_BUILD=$REAL_BUILD
+	# One small set, so that no test of the stack is run here.
+	LANE="--lane svm-tdp --report $REPORT"
+}
+
+# program SOURCE: a static program in a file of its own.
+program() {
+	PROGRAM=$BATS_TEST_TMPDIR/program
+	gcc -x c -static -o "$PROGRAM" - <<<"$1"
+}
+
+# set_of_tests LINE...: a set "odd" of these tests.
+set_of_tests() {
+	{ echo "# kind: correctness"; printf '%s\n' "$@"; } >"$PROJECT/ci/tests/odd"
+}
+
+outcome() {
+	awk -F'\t' -v t="$1" '$4 == t { print $5 }' "$REPORT/results.tsv"
+}
+
+@test "--program: arguments reach it, its output and key=value lines come back" {
+	program '#include <stdio.h>
+		int main(int c, char **v) { printf("args=%d\n", c - 1); printf("second is %s\n", v[2]); return 0; }'
+	run "$RUN" --kernel stack $LANE --program "$PROGRAM" -- one two
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	[[ $(outcome program) == passed ]]
+	grep -q "second is two" "$REPORT"/vm/*/tests/program.log
+	grep -qP '\tprogram\targs\t2$' "$REPORT/values.tsv"
+	jq -e '.results[0].outcome == "passed" and .vms[0].accelerator == "tcg" and (.emulator | test("QEMU"))' "$REPORT/results.json"
+	grep -q '<testcase name="program"' "$REPORT/junit.xml"
+	grep -q '^# Verdict: passed' "$REPORT/summary.md"
+}
+
+@test "failed, killed, skipped without a record, timed out: kept apart, exit 1" {
+	program '#include <stdio.h>
+		#include <stdlib.h>
+		#include <string.h>
+		#include <unistd.h>
+		int main(int c, char **v)
+		{
+			if (!strcmp(v[1], "fail")) return 3;
+			if (!strcmp(v[1], "abort")) abort();
+			if (!strcmp(v[1], "skip")) { puts("1..0 # SKIP no such thing"); return 4; }
+			for (;;) pause();
+		}'
+	# The selftests directory of the build must hold it for a test list to name it.
+	cp "$PROGRAM" "$BATS_TEST_TMPDIR/odd"
+	set_of_tests "fails 10 odd fail" "aborts 10 odd abort" "skips 10 odd skip" "hangs 3 odd hang"
+	sed -i 's|^make_initramfs() {|&\n\tset -- "${@/#odd/'"$BATS_TEST_TMPDIR"'/odd}"|' "$PROJECT/ci/lib/vm.sh"
+	run "$RUN" --kernel stack $LANE --test odd
+	[[ $status == 1 ]] || { echo "$output"; false; }
+	[[ $(outcome fails) == failed && $(outcome aborts) == failed ]]
+	[[ $(outcome skips) == skipped && $(outcome hangs) == timeout ]]
+	[[ $output == *"skipped without a record in ci/expectations: no such thing"* ]]
+	# The same, recorded: nothing is left to complain about but the abort.
+	printf '%s\n' "svm-tdp any skips skip there is no such thing" "svm-tdp any fails fail it always did" \
+		"svm-tdp any hangs omit it hangs" >>"$PROJECT/ci/expectations"
+	run "$RUN" --kernel stack $LANE --test odd
+	[[ $status == 1 && $(outcome fails) == known && $(outcome hangs) == skipped && $(outcome aborts) == failed ]]
+}
+
+@test "a splat is a failure although the test passed" {
+	program '#include <fcntl.h>
+		#include <unistd.h>
+		int main(void) { return write(open("/dev/kmsg", O_WRONLY), "WARNING: CPU: 0 PID: 1 at x.c:1", 31) != 31; }'
+	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	[[ $status == 1 && $(outcome program) == splat ]] || { echo "$output"; false; }
+}
+
+@test "a kernel that panics: exit 5, and what it said" {
+	program '#include <fcntl.h>
+		#include <unistd.h>
+		int main(void) { return write(open("/proc/sysrq-trigger", O_WRONLY), "c", 1) != 1; }'
+	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	[[ $status == 5 && $(outcome program) == lost && $output == *"Kernel panic"* ]] || { echo "$output"; false; }
+}
+
+@test "a VM that goes away: exit 4" {
+	program '#include <sys/reboot.h>
+		int main(void) { return reboot(RB_AUTOBOOT); }'
+	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	[[ $status == 4 && $(outcome program) == lost && $output == *"VM lost (gone)"* ]] || { echo "$output"; false; }
+}
+
+@test "a VM that goes silent is killed: exit 4" {
+	# init beats every 5 s; asked for a word every 3 s, a sleeping test is silence.
+	program '#include <unistd.h>
+		int main(void) { return sleep(60); }'
+	KVM_CI_SILENCE=3 run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	[[ $status == 4 && $(outcome program) == lost && $output == *"VM lost (silent)"* ]] || { echo "$output"; false; }
+	run pgrep -f "$BATS_TEST_TMPDIR"
+	[[ -z $output ]]
+}
+
+@test "a kernel without KVM: exit 6" {
+	sed -i 's/^cpu=.*/cpu=max,-svm/' "$PROJECT/ci/lanes/svm-tdp"
+	run "$RUN" --kernel stack $LANE --test smoke
+	[[ $status == 6 && $output == *"no usable KVM"* ]] || { echo "$output"; false; }
+}
+
+@test "an image that does not boot: exit 5" {
+	head -c 65536 /dev/zero >"$BATS_TEST_TMPDIR/bzImage"
+	printf HdrS | dd of="$BATS_TEST_TMPDIR/bzImage" bs=1 seek=514 conv=notrunc status=none
+	KVM_CI_SILENCE=5 run "$RUN" --kernel "$BATS_TEST_TMPDIR/bzImage" $LANE --test smoke
+	[[ $status == 4 || $status == 5 ]] || { echo "$output"; false; }
+	[[ $output == *"never came up"* || $output == *"QEMU did not start"* ]]
+}
+
+@test "--kernel IMAGE: a bzImage of the user's own" {
+	image=$("$PROJECT/ci/kernel" --tree base --config lane)/bzImage
+	cp "$image" "$BATS_TEST_TMPDIR/my-bzImage"
+	run "$RUN" --kernel "$BATS_TEST_TMPDIR/my-bzImage" $LANE --test smoke
+	[[ $status == 0 && $(outcome smoke-mirror) == passed ]] || { echo "$output"; false; }
+	grep -q $'\tmy-bzImage\t' "$REPORT/results.tsv"
+}
+
+@test "--shell: a prompt in the lane" {
+	run timeout 120 "$RUN" --shell --lane svm-tdp < <(sleep 20; printf 'ls /tests\necho release=$(uname -r)\nls -l /dev/kvm\npoweroff -f\n'; sleep 60)
+	[[ $status == 0 && $output == *"release=7."* && $output == *"dirty_log_mirror_test"* && $output == *"/dev/kvm"* ]] ||
+		{ echo "$output"; false; }
+}
+
+@test "two runs do not share a report" {
+	mkdir -p "$REPORT"
+	exec 7>"$REPORT/.lock"
+	flock 7
+	run "$RUN" --kernel stack $LANE --test smoke
+	fails_with 3 "another run is writing"
+}
+
+@test "base against stack: the exit code is the stack's, a base that fails is only told" {
+	program '#include <stdio.h>
+		#include <string.h>
+		#include <sys/utsname.h>
+		int main(int c, char **v) { struct utsname u; uname(&u); puts(u.release); return !strcmp(u.release, v[1]); }'
+	base=$(cat "$("$PROJECT/ci/kernel" --tree base --config lane)/release")
+	stack=$(cat "$("$PROJECT/ci/kernel" --tree stack --config lane)/release")
+	run "$RUN" $LANE --program "$PROGRAM" -- "$base"
+	[[ $status == 0 && $(outcome program | paste -sd' ') == "failed passed" ]] || { echo "$output"; false; }
+	run "$RUN" $LANE --program "$PROGRAM" -- "$stack"
+	[[ $status == 1 && $(outcome program | paste -sd' ') == "passed failed" ]] || { echo "$output"; false; }
+}
