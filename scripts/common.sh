@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What scripts/stack and the programs under ci/ share: messages, exit codes, packages, disk.
 # Sourced; sets ROOT, BUILD and CACHE.
+# shellcheck disable=SC2034 # what is set here is used by those who source it
 #
 # Exit codes of every program here:
 #   0  fine
@@ -41,6 +42,7 @@ usage() {
 # need_packages [PROGRAM...]: installs what scripts/packages lists and this machine lacks,
 # all of it or only the packages behind the programs named. Needs root for that, and says
 # which packages are missing otherwise.
+# shellcheck disable=SC2120 # arguments are optional
 need_packages() {
 	local pkg probe missing=()
 
