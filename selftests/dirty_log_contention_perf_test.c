@@ -181,7 +181,9 @@ static u64 histogram_permille(const struct histogram *h, int permille)
 	return h->max;
 }
 
-#ifdef __x86_64__
+#ifndef __x86_64__
+#error "The guest's clock, and its frequency, are known for x86 only"
+#endif
 static u64 guest_clock(void)
 {
 	return rdtsc();
@@ -191,18 +193,6 @@ static double ns_per_tick(struct kvm_vcpu *vcpu)
 {
 	return 1e6 / __vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL);
 }
-#elif defined(__aarch64__)
-static u64 guest_clock(void)
-{
-	isb();
-	return read_sysreg(cntvct_el0);
-}
-
-static double ns_per_tick(struct kvm_vcpu *vcpu)
-{
-	return 1e9 / read_sysreg(cntfrq_el0);
-}
-#endif
 
 static void writer_code(void)
 {
@@ -389,13 +379,9 @@ static void run_iteration(struct contention *c, u64 size, u64 round)
 			usleep(10);
 	}
 
-#ifdef __x86_64__
 	flushes = vm_get_stat(c->vm, remote_tlb_flush_requests);
-#endif
 	ns = harvest(c);
-#ifdef __x86_64__
 	flushes = vm_get_stat(c->vm, remote_tlb_flush_requests) - flushes;
-#endif
 
 	for (i = 0; i < nr_faulters; i++) {
 		/* A vCPU without pages to fault on can't be stopped by the harvest. */
@@ -416,9 +402,7 @@ static void run_iteration(struct contention *c, u64 size, u64 round)
 
 	printf("slot_mib=%lu harvest_us=%.1f\n", size / SZ_1M, ns / 1000.0);
 	printf("slot_mib=%lu harvest_pages=%lu\n", size / SZ_1M, dirty);
-#ifdef __x86_64__
 	printf("slot_mib=%lu harvest_flush_requests=%lu\n", size / SZ_1M, flushes);
-#endif
 	report(size, "stall", &stalls, c->ns_per_tick);
 	report(size, "idle", &idle, c->ns_per_tick);
 	if (c->p->invalidate)

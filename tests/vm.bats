@@ -114,7 +114,9 @@ outcome() {
 	printf HdrS | dd of="$BATS_TEST_TMPDIR/bzImage" bs=1 seek=514 conv=notrunc status=none
 	KVM_CI_SILENCE=5 run "$RUN" --kernel "$BATS_TEST_TMPDIR/bzImage" $LANE --test smoke
 	[[ $status == 4 || $status == 5 ]] || { echo "$output"; false; }
+	[[ $output == *"booting it again, once"* ]]
 	[[ $output == *"never came up"* || $output == *"QEMU did not start"* ]]
+	grep -q "booted again" "$REPORT/summary.md"
 }
 
 @test "--kernel IMAGE: a bzImage of the user's own" {

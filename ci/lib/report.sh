@@ -94,7 +94,7 @@ summary() {
 	echo '## Tests'
 	echo
 	awk -F'\t' '
-	$3 ~ /^(again)?[0-9]+$/ {
+	{
 		if (!($4 in seen)) { seen[$4] = 1; tests[++nt] = $4 }
 		if (!($1 in lane)) { lane[$1] = 1; lanes[++nl] = $1 }
 		if (!($2 in kern)) { kern[$2] = 1; kerns[++nk] = $2 }

@@ -57,7 +57,8 @@ make_initramfs() {
 	rm -rf "$root"
 }
 
-# qemu_command DIR IMAGE ACCEL: fills QEMU.
+# qemu_command DIR IMAGE ACCEL: fills QEMU. tsc=reliable: the watchdog compares clocks whose
+# emulation the host's scheduler sets apart.
 qemu_command() {
 	local cpu=${LANE[cpu]}
 
@@ -65,7 +66,7 @@ qemu_command() {
 	QEMU=("${LANE[emulator]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
 		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
-		-append "console=ttyS0 oops=panic panic=-1 hung_task_panic=1 nokaslr loglevel=7 ${LANE[append]} ${CMDLINE-}"
+		-append "console=ttyS0 oops=panic panic=-1 hung_task_panic=1 nokaslr tsc=reliable loglevel=7 ${LANE[append]} ${CMDLINE-}"
 		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
 		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
 }
