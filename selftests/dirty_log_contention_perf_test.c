@@ -7,8 +7,9 @@
  * vCPUs stand still.  This test measures what they do to everyone else, for
  * memslots of growing size:
  *
- *  - a writer vCPU writes the memslot all the time, so that there is something
- *    to harvest;
+ *  - a writer vCPU writes all of the memslot before each harvest, so that there
+ *    is something to harvest; with -w it goes on writing during the harvest, which
+ *    takes one more CPU that is really there;
  *  - faulting vCPUs take page faults on another memslot, without dirty logging.
  *    The guest measures each access: the time of the slowest one during a
  *    harvest is how long a harvest stops a vCPU that has nothing to do with it;
@@ -94,7 +95,8 @@ static u64 fault_pages;
 static int nr_faulters = 1;
 static struct faulter faulters[MAX_FAULTERS];
 static u64 writer_passes;
-static bool harvesting;
+/* Odd while a harvest runs; an access can begin before one and end after it. */
+static u64 harvest_seq;
 static bool guest_stop;
 
 struct test_params {
@@ -105,6 +107,7 @@ struct test_params {
 	bool manual;
 	bool invalidate;
 	bool probe;
+	bool keep_writing;
 };
 
 struct contention {
@@ -112,7 +115,7 @@ struct contention {
 	const struct test_params *p;
 	struct kvm_vcpu *vcpus[1 + MAX_FAULTERS];
 	struct faulter *faulters;
-	bool *harvesting;
+	u64 *harvest_seq;
 	u64 *writer_passes;
 	void *fault_mem;
 	void *invalidate_mem;
@@ -125,6 +128,7 @@ struct contention {
 };
 
 static struct contention contention;
+static u64 passes_wanted;
 static bool host_stop;
 
 static int bucket_of(u64 value)
@@ -194,6 +198,11 @@ static double ns_per_tick(struct kvm_vcpu *vcpu)
 	return 1e6 / __vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL);
 }
 
+static bool during_harvest(u64 before, u64 after)
+{
+	return before != after || before % 2;
+}
+
 static void writer_code(void)
 {
 	u64 pass, page;
@@ -202,6 +211,7 @@ static void writer_code(void)
 		for (page = 0; page < log_pages && !READ_ONCE(guest_stop); page++)
 			WRITE_ONCE(*(u64 *)(LOG_GVA + page * page_size), pass);
 		WRITE_ONCE(writer_passes, pass);
+		GUEST_SYNC(pass);
 	}
 	GUEST_DONE();
 }
@@ -211,8 +221,7 @@ static void faulter_code(int idx)
 {
 	u64 first = fault_pages / nr_faulters * idx;
 	struct faulter *f = &faulters[idx];
-	u64 start, ticks, round, page;
-	bool harvest;
+	u64 start, ticks, round, page, seq;
 
 	for (round = 1; ; round++) {
 		while (READ_ONCE(f->round) != round) {
@@ -222,12 +231,12 @@ static void faulter_code(int idx)
 		}
 
 		for (page = first; page < first + fault_pages / nr_faulters; page++) {
-			harvest = READ_ONCE(harvesting);
+			seq = READ_ONCE(harvest_seq);
 			start = guest_clock();
 			WRITE_ONCE(*(u64 *)(FAULT_GVA + page * page_size), round);
 			ticks = guest_clock() - start;
 
-			if (harvest || READ_ONCE(harvesting))
+			if (during_harvest(seq, READ_ONCE(harvest_seq)))
 				histogram_add(&f->harvest, ticks);
 			else if (f->idle.nr < IDLE_FAULTS)
 				histogram_add(&f->idle, ticks);
@@ -254,18 +263,25 @@ static void *vcpu_worker(void *data)
 	struct ucall uc;
 
 	pin_self_to_cpu(vcpu->id);
-	vcpu_run(vcpu);
 
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_DONE:
-		break;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+	for (;;) {
+		vcpu_run(vcpu);
+
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_SYNC:
+			/* The writer, after a pass: wait to be asked for the next one. */
+			while (READ_ONCE(passes_wanted) <= uc.args[1] && !READ_ONCE(host_stop))
+				usleep(100);
+			break;
+		case UCALL_DONE:
+			return NULL;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+			break;
+		default:
+			TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+		}
 	}
-	return NULL;
 }
 
 static void *invalidator(void *data)
@@ -273,15 +289,17 @@ static void *invalidator(void *data)
 	struct contention *c = data;
 	int prot = PROT_READ | PROT_WRITE;
 	struct timespec start;
+	u64 seq;
 
 	pin_self_to_cpu(2 + nr_faulters);
 
 	while (!READ_ONCE(host_stop)) {
+		seq = READ_ONCE(*c->harvest_seq);
 		clock_gettime(CLOCK_MONOTONIC, &start);
 		TEST_ASSERT(!mprotect(c->invalidate_mem, SZ_64K, prot | PROT_EXEC) &&
 			    !mprotect(c->invalidate_mem, SZ_64K, prot),
 			    "mprotect: %s", strerror(errno));
-		if (READ_ONCE(*c->harvesting))
+		if (during_harvest(seq, READ_ONCE(*c->harvest_seq)))
 			histogram_add(&c->invalidations, timespec_to_ns(timespec_elapsed(start)));
 		usleep(100);
 	}
@@ -293,15 +311,15 @@ static void *prober(void *data)
 	unsigned long *bitmap = bitmap_zalloc(PROBE_MEM_SIZE / getpagesize());
 	struct contention *c = data;
 	struct timespec start;
-	bool harvest;
+	u64 seq;
 
 	pin_self_to_cpu(2 + nr_faulters);
 
 	while (!READ_ONCE(host_stop)) {
-		harvest = READ_ONCE(*c->harvesting);
+		seq = READ_ONCE(*c->harvest_seq);
 		clock_gettime(CLOCK_MONOTONIC, &start);
 		kvm_vm_get_dirty_log(c->vm, PROBE_SLOT, bitmap);
-		if (harvest || READ_ONCE(*c->harvesting))
+		if (during_harvest(seq, READ_ONCE(*c->harvest_seq)))
 			histogram_add(&c->probes, timespec_to_ns(timespec_elapsed(start)));
 	}
 	free(bitmap);
@@ -316,20 +334,19 @@ static s64 harvest(struct contention *c)
 	if (c->p->manual)
 		kvm_vm_get_dirty_log(c->vm, LOG_SLOT, c->bitmap);
 
-	WRITE_ONCE(*c->harvesting, true);
+	WRITE_ONCE(*c->harvest_seq, *c->harvest_seq + 1);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (c->p->manual)
 		kvm_vm_clear_dirty_log(c->vm, LOG_SLOT, c->bitmap, 0, log_pages);
 	else
 		kvm_vm_get_dirty_log(c->vm, LOG_SLOT, c->bitmap);
 	elapsed = timespec_elapsed(start);
-	WRITE_ONCE(*c->harvesting, false);
+	WRITE_ONCE(*c->harvest_seq, *c->harvest_seq + 1);
 
 	return timespec_to_ns(elapsed);
 }
 
-static void report(u64 size, const char *what,
-		   const struct histogram *h, double ns)
+static void report(u64 size, const char *what, const struct histogram *h, double ns)
 {
 	static const struct {
 		const char *name;
@@ -337,17 +354,24 @@ static void report(u64 size, const char *what,
 	} points[] = { { "p50", 500 }, { "p99", 990 }, { "p999", 999 }, { "max", 1000 } };
 	int i;
 
+	printf("slot_mib=%lu %s_samples=%lu\n", size / SZ_1M, what, h->nr);
 	for (i = 0; i < (int)ARRAY_SIZE(points) && h->nr; i++)
-		printf("slot_mib=%lu %s_%s_us=%.1f\n", size / SZ_1M, what,
-		       points[i].name, histogram_permille(h, points[i].permille) * ns / 1000);
-	printf("slot_mib=%lu %s_samples=%lu\n", size / SZ_1M, what,
-	       h->nr);
+		printf("slot_mib=%lu %s_%s_us=%.1f\n", size / SZ_1M, what, points[i].name,
+		       histogram_permille(h, points[i].permille) * ns / 1000);
 }
 
-static void wait_for_writer(struct contention *c, u64 passes)
+/* Have every page written at least once, from now on. */
+static void dirty_memory(struct contention *c)
 {
-	u64 end = READ_ONCE(*c->writer_passes) + passes;
+	u64 end;
 
+	if (c->p->keep_writing) {
+		/* The pass that is under way may be past pages already. */
+		end = READ_ONCE(*c->writer_passes) + 2;
+	} else {
+		end = passes_wanted + 1;
+		WRITE_ONCE(passes_wanted, end);
+	}
 	while (READ_ONCE(*c->writer_passes) < end)
 		usleep(1000);
 }
@@ -359,16 +383,13 @@ static void run_iteration(struct contention *c, u64 size, u64 round)
 	s64 ns;
 	int i;
 
-	/*
-	 * Zap the faulting vCPUs' mappings.  The writer is stopped by nothing,
-	 * wait until it has written every page since the last harvest.
-	 */
+	/* Zap the faulting vCPUs' mappings. */
 	TEST_ASSERT(!mprotect(c->fault_mem, FAULT_MEM_SIZE, PROT_READ) &&
 		    !mprotect(c->fault_mem, FAULT_MEM_SIZE, PROT_READ | PROT_WRITE),
 		    "mprotect: %s", strerror(errno));
 	memset(&c->invalidations, 0, sizeof(c->invalidations));
 	memset(&c->probes, 0, sizeof(c->probes));
-	wait_for_writer(c, 2);
+	dirty_memory(c);
 
 	for (i = 0; i < nr_faulters; i++) {
 		memset(&c->faulters[i].harvest, 0, sizeof(c->faulters[i].harvest));
@@ -470,7 +491,7 @@ static void create_vm(enum vm_guest_mode mode, struct contention *c, u64 size)
 	/* Everything else is zero in a new VM, and is read and written in place. */
 	c->vm = vm;
 	c->faulters = addr_gva2hva(vm, (gva_t)faulters);
-	c->harvesting = addr_gva2hva(vm, (gva_t)&harvesting);
+	c->harvest_seq = addr_gva2hva(vm, (gva_t)&harvest_seq);
 	c->writer_passes = addr_gva2hva(vm, (gva_t)&writer_passes);
 	c->bitmap = bitmap_zalloc(log_pages);
 }
@@ -486,6 +507,7 @@ static void run_size(enum vm_guest_mode mode, const struct test_params *p, u64 s
 	create_vm(mode, c, size);
 
 	WRITE_ONCE(host_stop, false);
+	WRITE_ONCE(passes_wanted, p->keep_writing ? -1ull : 1);
 	pin_self_to_cpu(1 + nr_faulters);
 	for (i = 0; i < 1 + nr_faulters; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_worker, c->vcpus[i]);
@@ -495,17 +517,18 @@ static void run_size(enum vm_guest_mode mode, const struct test_params *p, u64 s
 		kvm_pthread_create(&probe_thread, NULL, prober, c);
 
 	/* The first pass and the first harvest populate memory and page tables. */
-	wait_for_writer(c, 1);
+	dirty_memory(c);
 	harvest(c);
 	for (i = 1; i <= p->iterations; i++)
 		run_iteration(c, size, i);
 
+	/* The guest first: the writer must find it set when it is let go. */
+	WRITE_AND_SYNC_TO_GUEST(c->vm, guest_stop, true);
 	WRITE_ONCE(host_stop, true);
 	if (p->invalidate)
 		kvm_pthread_join(invalidate_thread, NULL);
 	if (p->probe)
 		kvm_pthread_join(probe_thread, NULL);
-	WRITE_AND_SYNC_TO_GUEST(c->vm, guest_stop, true);
 	for (i = 0; i < 1 + nr_faulters; i++)
 		kvm_pthread_join(threads[i], NULL);
 
@@ -518,7 +541,7 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 	const struct test_params *p = arg;
 	u64 size;
 
-	for (size = p->min_size; size <= p->max_size; size *= 2)
+	for (size = p->min_size; size <= p->max_size; size *= 4)
 		run_size(mode, p, size);
 }
 
@@ -526,10 +549,10 @@ static void help(char *name)
 {
 	puts("");
 	printf("usage: %s [-h] [-b min bytes] [-B max bytes] [-f faulters] [-g] [-i]\n"
-	       "       [-m mode] [-n iterations] [-p] [-s mem type]\n", name);
+	       "       [-m mode] [-n iterations] [-p] [-s mem type] [-w]\n", name);
 	puts("");
 	printf(" -b: size of the smallest memslot (default: 32M)\n");
-	printf(" -B: size of the largest one; sizes double (default: 128M)\n");
+	printf(" -B: size of the largest one; sizes quadruple (default: 512M)\n");
 	printf(" -f: number of vCPUs that take faults (default: 1)\n");
 	printf(" -g: harvest with KVM_GET_DIRTY_LOG (default: KVM_CLEAR_DIRTY_LOG)\n");
 	printf(" -i: invalidate other memory meanwhile, report how long that takes\n");
@@ -537,6 +560,7 @@ static void help(char *name)
 	printf(" -n: number of harvests per size (default: 3)\n");
 	printf(" -p: get the log of another memslot meanwhile, report how long that takes\n");
 	backing_src_help("-s");
+	printf(" -w: keep writing during the harvest\n");
 	puts("");
 	exit(0);
 }
@@ -546,7 +570,7 @@ int main(int argc, char *argv[])
 	struct test_params p = {
 		.backing_src = DEFAULT_VM_MEM_SRC,
 		.min_size = SZ_32M,
-		.max_size = SZ_128M,
+		.max_size = SZ_512M,
 		.iterations = 3,
 		.manual = true,
 	};
@@ -554,7 +578,7 @@ int main(int argc, char *argv[])
 
 	guest_modes_append_default();
 
-	while ((opt = getopt(argc, argv, "b:B:f:ghim:n:ps:")) != -1) {
+	while ((opt = getopt(argc, argv, "b:B:f:ghim:n:ps:w")) != -1) {
 		switch (opt) {
 		case 'b':
 			p.min_size = parse_size(optarg);
@@ -584,6 +608,9 @@ int main(int argc, char *argv[])
 			break;
 		case 's':
 			p.backing_src = parse_backing_src_type(optarg);
+			break;
+		case 'w':
+			p.keep_writing = true;
 			break;
 		case 'h':
 		default:

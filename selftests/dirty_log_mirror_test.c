@@ -17,6 +17,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,8 @@
 #define RING_ENTRIES		2048
 
 #define MAX_VCPUS		16
+/* Far beyond what a vCPU needs to look at a variable in its memory. */
+#define STOP_SECONDS		10
 
 #define DEFAULT_SECONDS		2
 #define DEFAULT_MEM_SIZE	SZ_32M
@@ -183,6 +186,11 @@ static void report_unexpected_exit(struct kvm_vcpu *vcpu)
 	TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
 }
 
+static void kick(int __always_unused signr)
+{
+	/* Nothing to do, the signal is there to make KVM_RUN return. */
+}
+
 static void *vcpu_worker(void *data)
 {
 	struct kvm_vcpu *vcpu = data;
@@ -195,7 +203,10 @@ static void *vcpu_worker(void *data)
 		sched_yield();
 
 	for (;;) {
-		vcpu_run(vcpu);
+		if (__vcpu_run(vcpu)) {
+			TEST_ASSERT(errno == EINTR, KVM_IOCTL_ERROR(KVM_RUN, -1));
+			report_unexpected_exit(vcpu);
+		}
 
 		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
 			sched_yield();
@@ -404,9 +415,14 @@ static bool make_noise(struct mirror *m, enum noise kind,
 			start = align_up((unsigned long)m->mem, huge);
 		if (start + huge > (unsigned long)m->mem + len)
 			return false;
-		/* The memory is in use, collapsing it may well fail this time. */
-		return !madvise((void *)start, huge, MADV_COLLAPSE) ||
-		       errno == EAGAIN || errno == EBUSY;
+		/*
+		 * May well fail, e.g. as a page is in use or its protections are
+		 * being changed.  Collapsing makes work for all CPUs, go easy.
+		 */
+		if (madvise((void *)start, huge, MADV_COLLAPSE))
+			m->nr_noises[kind]--;
+		usleep(20000);
+		return true;
 	case NOISE_KSM:
 		return !madvise(m->mem, len, MADV_MERGEABLE) &&
 		       !usleep(2000) &&
@@ -534,6 +550,26 @@ static void create_vm(enum vm_guest_mode mode, struct mirror *m)
 	sync_global_to_guest(vm, guest_stop);
 }
 
+/*
+ * Wait for a vCPU to stop.  If it doesn't, make KVM_RUN return, so that the test
+ * fails and tells where the vCPU is, instead of hanging.
+ */
+static void join_vcpu(struct mirror *m, pthread_t thread)
+{
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (pthread_tryjoin_np(thread, NULL) == EBUSY) {
+		if (timespec_elapsed(start).tv_sec >= STOP_SECONDS)
+			pthread_kill(thread, SIGUSR1);
+
+		/* A vCPU whose ring is full stops only once there is room again. */
+		if (m->p->log_mode == LOG_MODE_RING)
+			harvest(m);
+		usleep(1000);
+	}
+}
+
 static u64 compare(struct mirror *m)
 {
 	u64 lost = 0, page;
@@ -612,16 +648,10 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 			usleep(kvm_random_u32(&m->rng) % 2000);
 	} while (timespec_elapsed(start).tv_sec < p->seconds);
 
-	/* The dirty ring needs harvesting until the last vCPU has stopped. */
 	guest_stop = true;
 	sync_global_to_guest(m->vm, guest_stop);
-	for (i = 0; i < p->nr_vcpus; i++) {
-		while (p->log_mode == LOG_MODE_RING &&
-		       pthread_tryjoin_np(threads[i], NULL) == EBUSY)
-			harvest(m);
-		if (p->log_mode != LOG_MODE_RING)
-			kvm_pthread_join(threads[i], NULL);
-	}
+	for (i = 0; i < p->nr_vcpus; i++)
+		join_vcpu(m, threads[i]);
 
 	WRITE_ONCE(noise_stop, true);
 	for (i = 0; i < NR_NOISES; i++) {
@@ -723,6 +753,7 @@ int main(int argc, char *argv[])
 		.seconds = DEFAULT_SECONDS,
 		.seed = time(NULL),
 	};
+	struct sigaction sa = { .sa_handler = kick };
 	unsigned long modes = GENMASK(NR_LOG_MODES - 1, 0);
 	int opt, i;
 
@@ -768,6 +799,7 @@ int main(int argc, char *argv[])
 	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= p.nr_vcpus + 2,
 		       "%d vCPUs need %d CPUs", p.nr_vcpus, p.nr_vcpus + 2);
 
+	sigaction(SIGUSR1, &sa, NULL);
 	for (i = 0; i < NR_LOG_MODES; i++) {
 		if (!(modes & BIT(i)))
 			continue;

@@ -47,7 +47,7 @@ FILENAME == ARGV[1] {
 	if (outcome[name] == "failed" && why[name] != "")
 		detail = detail ": " why[name]
 	if (outcome[name] == "erratum")
-		detail = "emulator erratum: " why[name]
+		detail = "guest RIP " rips[name] " is inside the kernel of the lane"
 	what[name] = detail
 	close(log_file)
 	name = ""
@@ -67,12 +67,13 @@ name != "" && /^# / {
 		split(pair[count], kv, "=")
 		print name "\t" label kv[1] "\t" kv[2] > VALUES
 	}
-	if (line ~ /unexpected exit .*SHUTDOWN.* rip=0x/) {
+	if (line ~ /unexpected exit (SHUTDOWN|INTR) .*rip=0x/) {
 		rip = line
 		sub(/.* rip=/, "", rip)
 		sub(/[^0-9a-fx].*/, "", rip)
 		if (erratum(rip))
 			odd[name] = 1
+		rips[name] = rip
 	}
 	# The sentence of a failed TEST_ASSERT: the last indented line.
 	if (line ~ /^==== Test Assertion Failure/)
