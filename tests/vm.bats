@@ -150,6 +150,8 @@ outcome() {
 	stack=$(cat "$("$PROJECT/ci/kernel" --tree stack --config lane)/release")
 	run "$RUN" $LANE --program "$PROGRAM" -- "$base"
 	[[ $status == 0 && $(outcome program | paste -sd' ') == "failed passed" ]] || { echo "$output"; false; }
+	[[ ${lines[-1]} == "1 passed, 0 failed, 0 skipped (kernel: stack;"* ]]
 	run "$RUN" $LANE --program "$PROGRAM" -- "$stack"
 	[[ $status == 1 && $(outcome program | paste -sd' ') == "passed failed" ]] || { echo "$output"; false; }
+	[[ ${lines[-1]} == "0 passed, 1 failed, 0 skipped (kernel: stack;"* ]]
 }
