@@ -196,3 +196,14 @@ part() {
 	[[ -z $(expectation svm-shadow stack t_one) ]]
 	[[ -z $(expectation svm-tdp stack other) ]]
 }
+
+@test "an initramfs of the same contents is the same bytes, whenever it is made" {
+	part lane vm
+	mkdir -p "$KVM_STACK_BUILD" "$BATS_TEST_TMPDIR/one" "$BATS_TEST_TMPDIR/two"
+	for dir in one two; do
+		cp "$ROOT/ci/plan" "$BATS_TEST_TMPDIR/$dir/plan"
+		make_initramfs "$BATS_TEST_TMPDIR/$dir" "" "$(command -v busybox)"
+		sleep 1.1
+	done
+	cmp "$BATS_TEST_TMPDIR"/{one,two}/initramfs
+}

@@ -52,7 +52,9 @@ make_initramfs() {
 			cp "$bin/$p" "$root/tests/$p"
 		fi
 	done
-	(cd "$root" && find . | cpio -o -H newc --quiet -R 0:0) >"$dir/initramfs" ||
+	# The same contents, the same bytes.
+	find "$root" -exec touch -h -d @0 {} +
+	(cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 --reproducible) >"$dir/initramfs" ||
 		die $E_ENV "cannot write $dir/initramfs: disk full?"
 	rm -rf "$root"
 }
