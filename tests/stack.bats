@@ -103,6 +103,19 @@ back_to_base() {
 	fails_with 1 "selftests/other_test.c is in no commit"
 }
 
+@test "apply and export work for those who never told git who they are" {
+	three_patches
+	cp -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/"
+	export HOME=$BATS_TEST_TMPDIR/nobody GIT_CONFIG_NOSYSTEM=1
+	mkdir "$HOME"
+	back_to_base
+	"$STACK" apply
+	echo 'int main(void) { return 1; }' >"$PROJECT/selftests/new_test.c"
+	"$STACK" export
+	grep -q '^+int main(void) { return 1; }' "$PROJECT"/patches/0003-*.patch
+	diff "$PROJECT"/patches/0001-*.patch "$BATS_TEST_TMPDIR"/patches/0001-*.patch
+}
+
 @test "export refuses a dirty tree, no commits, and a stray topic branch" {
 	run "$STACK" export
 	fails_with 1 "has no commits since base"
@@ -111,7 +124,7 @@ back_to_base() {
 	run "$STACK" export
 	fails_with 3 "has uncommitted changes"
 	git -C "$LINUX" checkout -q .
-	git -C "$LINUX" branch topic/stray "$(git -C "$LINUX" commit-tree -m x "base^{tree}")"
+	git -C "$LINUX" branch topic/stray "$(git -C "$LINUX" -c user.name=T -c user.email=t@localhost commit-tree -m x "base^{tree}")"
 	run "$STACK" export
 	fails_with 1 "topic/stray is not in the history of HEAD"
 }
