@@ -84,3 +84,18 @@ need_disk() {
 base_value() {
 	sed -n "s/^$1=//p" "$ROOT/BASE"
 }
+
+# private_apt SUITE apt-get|apt-cache ARG...: apt for a suite that this machine does not use; its
+# sources, lists and cache are below build/apt/SUITE, nothing of it touches the system.
+private_apt() {
+	local dir=$BUILD/apt/$1 suite=$1 tool=$2
+	shift 2
+
+	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+	printf 'deb [signed-by=%s] %s %s main\n' "$(base_value keyring)" "$(base_value mirror)" "$suite" \
+		>"$dir/sources.list"
+	"$tool" -q -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
+		-o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" \
+		-o APT::Sandbox::User=root -o Acquire::Retries=2 "$@"
+}
