@@ -424,8 +424,14 @@ static void run_iteration(struct contention *c, u64 size, u64 round)
 	printf("slot_mib=%lu harvest_us=%.1f\n", size / SZ_1M, ns / 1000.0);
 	printf("slot_mib=%lu harvest_pages=%lu\n", size / SZ_1M, dirty);
 	printf("slot_mib=%lu harvest_flush_requests=%lu\n", size / SZ_1M, flushes);
-	report(size, "stall", &stalls, c->ns_per_tick);
-	report(size, "idle", &idle, c->ns_per_tick);
+	if (nr_faulters) {
+		report(size, "stall", &stalls, c->ns_per_tick);
+		report(size, "idle", &idle, c->ns_per_tick);
+		printf("slot_mib=%lu stall_max_percent=%.2f\n", size / SZ_1M,
+		       stalls.max * c->ns_per_tick * 100 / ns);
+		printf("slot_mib=%lu faults_per_ms=%.2f\n", size / SZ_1M,
+		       stalls.nr * 1000000.0 / ns);
+	}
 	if (c->p->invalidate)
 		report(size, "invalidate", &c->invalidations, 1);
 	if (c->p->probe)
@@ -553,7 +559,7 @@ static void help(char *name)
 	puts("");
 	printf(" -b: size of the smallest memslot (default: 32M)\n");
 	printf(" -B: size of the largest one; sizes quadruple (default: 512M)\n");
-	printf(" -f: number of vCPUs that take faults (default: 1)\n");
+	printf(" -f: number of vCPUs that take faults (default: 1); 0 to time the harvest alone\n");
 	printf(" -g: harvest with KVM_GET_DIRTY_LOG (default: KVM_CLEAR_DIRTY_LOG)\n");
 	printf(" -i: invalidate other memory meanwhile, report how long that takes\n");
 	guest_modes_help();
@@ -587,7 +593,7 @@ int main(int argc, char *argv[])
 			p.max_size = parse_size(optarg);
 			break;
 		case 'f':
-			nr_faulters = atoi_positive("Number of faulting vCPUs", optarg);
+			nr_faulters = atoi_non_negative("Number of faulting vCPUs", optarg);
 			TEST_ASSERT(nr_faulters <= MAX_FAULTERS, "At most %d faulting vCPUs",
 				    MAX_FAULTERS);
 			break;

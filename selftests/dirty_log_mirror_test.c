@@ -8,7 +8,9 @@
  * host harvests one last time, and the mirror and guest memory must be
  * identical.  A difference is a write that KVM failed to report; the test has
  * no false positives.  Noise from the rest of the host (memslot updates, zapped
- * and collapsed mappings, KSM, aging) can be added with -N.
+ * and collapsed mappings, KSM, aging) can be added with -N.  On x86, -n has nested
+ * guests do the writing, i.e. has KVM log writes via shadow pages of L1's nested
+ * page tables.
  *
  * What can't be tested: a page that is reported without having been written is
  * legal (and, with an initially set log, guaranteed), i.e. the test can't tell
@@ -34,6 +36,11 @@
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
+
+#ifdef __x86_64__
+#include "svm_util.h"
+#include "vmx.h"
+#endif
 
 #define TEST_SLOT		10
 #define NOISE_SLOT		11
@@ -105,6 +112,7 @@ struct test_params {
 	int nr_vcpus;
 	int seconds;
 	u32 seed;
+	bool nested;
 };
 
 /* Shared with the guest, by sync_global_to_guest(). */
@@ -169,6 +177,93 @@ static void guest_code(u32 vcpu_idx)
 	guest_writes[vcpu_idx] = writes;
 	GUEST_DONE();
 }
+
+#ifdef __x86_64__
+/*
+ * The nested guest is entered with nothing but a stack, which has the index of its
+ * vCPU at the top.  It never exits to L1, what L1 finds in its registers after that
+ * depends on all vCPUs (run_guest() swaps them with a global).
+ */
+void l2_guest_code(u64 vcpu_idx);
+void l2_guest_code(u64 vcpu_idx)
+{
+	guest_code(vcpu_idx);
+}
+
+extern char l2_guest_entry[];
+__asm__(
+"l2_guest_entry:"
+"	mov (%rsp), %rdi;"
+"	call l2_guest_code;"
+"	ud2;"
+);
+
+static void l1_guest_code(u32 vcpu_idx, void *nested)
+{
+	if (this_cpu_has(X86_FEATURE_VMX)) {
+		struct vmx_pages *vmx = nested;
+
+		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+		GUEST_ASSERT(load_vmcs(vmx));
+		*(u64 *)vmx->stack = vcpu_idx;
+		prepare_vmcs(vmx, l2_guest_entry);
+		vmlaunch();
+	} else {
+		struct svm_test_data *svm = nested;
+
+		*(u64 *)svm->stack = vcpu_idx;
+		generic_svm_setup(svm, l2_guest_entry);
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	}
+
+	GUEST_FAIL("L2 exited to L1");
+}
+
+/*
+ * Have L2 map everything with 1G pages, so that KVM is free to use whatever page
+ * size the memory has.
+ */
+static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
+{
+	gpa_t start = align_down(gpa, SZ_1G);
+	gva_t nested_gva;
+	int i;
+
+	vm_enable_tdp(m->vm);
+	tdp_identity_map_1g(m->vm, 0, SZ_4G);
+	tdp_identity_map_1g(m->vm, start, align_up(gpa + size, SZ_1G) - start);
+
+	for (i = 0; i < m->p->nr_vcpus; i++) {
+		if (kvm_cpu_has(X86_FEATURE_VMX))
+			vcpu_alloc_vmx(m->vm, &nested_gva);
+		else
+			vcpu_alloc_svm(m->vm, &nested_gva);
+
+		vcpu_arch_set_entry_point(m->vcpus[i], l1_guest_code);
+		vcpu_args_set(m->vcpus[i], 2, i, nested_gva);
+	}
+}
+
+static bool nested_supported(void)
+{
+	return (kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM)) &&
+	       kvm_cpu_has_tdp();
+}
+
+/* 1G page tables for all of L2's memory, and control blocks and stacks. */
+#define NESTED_PAGES(nr_vcpus)	(513 + 10 * (nr_vcpus))
+#else
+static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
+{
+}
+
+static bool nested_supported(void)
+{
+	return false;
+}
+
+#define NESTED_PAGES(nr_vcpus)	0
+#endif
 
 static void report_unexpected_exit(struct kvm_vcpu *vcpu)
 {
@@ -511,7 +606,9 @@ static void create_vm(enum vm_guest_mode mode, struct mirror *m)
 	noise_pages = vm_adjust_num_guest_pages(mode, NOISE_MEM_SIZE / guest_page_size);
 
 	/* Twice the page tables' worth, they are small and sizes vary by mode. */
-	vm = __vm_create(VM_SHAPE(mode), p->nr_vcpus, 2 * (pages + noise_pages));
+	vm = __vm_create(VM_SHAPE(mode), p->nr_vcpus, 2 * (pages + noise_pages) +
+			 (p->nested ? NESTED_PAGES(p->nr_vcpus) : 0));
+	m->vm = vm;
 	enable_log_mode(vm, p->log_mode);
 
 	for (i = 0; i < p->nr_vcpus; i++) {
@@ -530,7 +627,9 @@ static void create_vm(enum vm_guest_mode mode, struct mirror *m)
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, gpa, NOISE_SLOT, noise_pages, 0);
 	virt_map(vm, noise_gva, gpa, noise_pages);
 
-	m->vm = vm;
+	if (p->nested)
+		setup_nested(m, gpa, (vm->max_gfn + 1) * guest_page_size - gpa);
+
 	m->page_size = getpagesize();
 	m->nr_pages = vm_num_host_pages(mode, pages);
 	m->bitmap = bitmap_zalloc(m->nr_pages);
@@ -726,7 +825,7 @@ static void print_names(const char * const *names, int nr)
 static void help(char *name)
 {
 	puts("");
-	printf("usage: %s [-h] [-M log modes] [-N noises] [-b bytes] [-m mode]\n"
+	printf("usage: %s [-h] [-M log modes] [-N noises] [-b bytes] [-m mode] [-n]\n"
 	       "       [-r seed] [-s mem type] [-t seconds] [-v vcpus]\n", name);
 	puts("");
 	printf(" -M: comma separated list of log modes (default: all):\n     ");
@@ -736,6 +835,7 @@ static void help(char *name)
 	printf(" -b: size of the dirty logged memory, e.g. 32M (default: %uM)\n",
 	       DEFAULT_MEM_SIZE / SZ_1M);
 	guest_modes_help();
+	printf(" -n: write from nested guests, with nested paging\n");
 	printf(" -r: seed of all random choices (default: time)\n");
 	backing_src_help("-s");
 	printf(" -t: seconds to run per log mode (default: %d)\n", DEFAULT_SECONDS);
@@ -759,7 +859,7 @@ int main(int argc, char *argv[])
 
 	guest_modes_append_default();
 
-	while ((opt = getopt(argc, argv, "b:hm:M:N:r:s:t:v:")) != -1) {
+	while ((opt = getopt(argc, argv, "b:hm:M:nN:r:s:t:v:")) != -1) {
 		switch (opt) {
 		case 'b':
 			p.mem_size = parse_size(optarg);
@@ -769,6 +869,9 @@ int main(int argc, char *argv[])
 			break;
 		case 'M':
 			modes = parse_names("log mode", optarg, log_mode_names, NR_LOG_MODES);
+			break;
+		case 'n':
+			p.nested = true;
 			break;
 		case 'N':
 			p.noises = parse_names("noise", optarg, noise_names, NR_NOISES);
@@ -799,14 +902,17 @@ int main(int argc, char *argv[])
 	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= p.nr_vcpus + 2,
 		       "%d vCPUs need %d CPUs", p.nr_vcpus, p.nr_vcpus + 2);
 
+	__TEST_REQUIRE(!p.nested || nested_supported(),
+		       "Nested guests with nested paging not supported");
+
 	sigaction(SIGUSR1, &sa, NULL);
 	for (i = 0; i < NR_LOG_MODES; i++) {
 		if (!(modes & BIT(i)))
 			continue;
 		p.log_mode = i;
-		pr_info("Log mode %s, seed %u, %d vCPUs, %lu MiB of %s, %d s\n",
+		pr_info("Log mode %s, seed %u, %d %svCPUs, %lu MiB of %s, %d s\n",
 			log_mode_names[i], p.seed, p.nr_vcpus,
-			p.mem_size / SZ_1M,
+			p.nested ? "nested " : "", p.mem_size / SZ_1M,
 			vm_mem_backing_src_alias(p.backing_src)->name, p.seconds);
 		for_each_guest_mode(run_test, &p);
 	}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Verify that dirty logging doesn't take mmu_lock for write, and flushes TLBs once
+ * per call that reaps something.
+ *
+ * Get, clear and reset the dirty log of a VM that does nothing else, switch logging
+ * on, and count how often KVM's mmu_lock is taken by each of the ioctls, according
+ * to /proc/lock_stat, i.e. the test needs CONFIG_LOCK_STAT, and needs to be alone
+ * with its VM: the counts are those of all VMs.
+ *
+ * What can't be tested: that logging works, which is what dirty_log_test and
+ * dirty_log_mirror_test are for.  How long the lock is held says nothing on a kernel
+ * that checks locks.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <asm/barrier.h>
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT	10
+#define TEST_GVA	0xc0000000ul
+#define TEST_GPA	SZ_4G
+#define TEST_SIZE	SZ_8M
+#define NR_PAGES	(TEST_SIZE / PAGE_SIZE)
+#define RING_ENTRIES	4096
+
+#define LOCK_STAT	"/proc/lock_stat"
+/* As in KVM_MMU_LOCK_INIT(). */
+#define MMU_LOCK	"&(kvm)->mmu_lock"
+
+struct counts {
+	u64 writes;
+	u64 reads;
+	u64 flushes;
+};
+
+static void guest_code(void)
+{
+	u64 page;
+
+	for (;;) {
+		for (page = 0; page < NR_PAGES; page++)
+			WRITE_ONCE(*(u64 *)(TEST_GVA + page * PAGE_SIZE), page);
+		GUEST_SYNC(0);
+	}
+}
+
+/*
+ * Lines are "NAME-W: ..." and "NAME-R: ..." or, as long as the lock hasn't been
+ * taken for read, "NAME: ...".  The eighth number is that of acquisitions.
+ */
+static struct counts get_counts(struct kvm_vm *vm)
+{
+	struct counts counts = { .flushes = vm_get_stat(vm, remote_tlb_flush_requests) };
+	FILE *file = fopen(LOCK_STAT, "r");
+	char line[512], kind, *pos;
+	u64 nr;
+
+	TEST_ASSERT(file, "Can't open " LOCK_STAT);
+	while (fgets(line, sizeof(line), file)) {
+		pos = strstr(line, MMU_LOCK);
+		if (!pos)
+			continue;
+		pos += strlen(MMU_LOCK);
+		/* Lines without a colon tell who contends for the lock. */
+		if (*pos == ':')
+			kind = 'W';
+		else if (*pos == '-' && (pos[1] == 'W' || pos[1] == 'R') && pos[2] == ':')
+			kind = pos[1];
+		else
+			continue;
+		TEST_ASSERT_EQ(sscanf(strchr(pos, ':') + 1, "%*u %*u %*f %*f %*f %*f %*u %lu", &nr), 1);
+		if (kind == 'W')
+			counts.writes = nr;
+		else
+			counts.reads = nr;
+	}
+	fclose(file);
+	return counts;
+}
+
+/* What an ioctl did, according to the counts before and after it. */
+static struct counts report(struct kvm_vm *vm, const char *mode, const char *call,
+			    struct counts before)
+{
+	struct counts after = get_counts(vm);
+
+	after.writes -= before.writes;
+	after.reads -= before.reads;
+	after.flushes -= before.flushes;
+	printf("mode=%s %s_write_locks=%lu\n", mode, call, after.writes);
+	printf("mode=%s %s_read_locks=%lu\n", mode, call, after.reads);
+	printf("mode=%s %s_flush_requests=%lu\n", mode, call, after.flushes);
+	return after;
+}
+
+static void verify(struct kvm_vm *vm, const char *mode, const char *call,
+		   struct counts before, u64 flushes)
+{
+	struct counts did = report(vm, mode, call, before);
+
+	TEST_ASSERT(!did.writes, "%s: %s took mmu_lock for write %lu times",
+		    mode, call, did.writes);
+	TEST_ASSERT(did.flushes == flushes, "%s: %s requested %lu TLB flushes, not %lu",
+		    mode, call, did.flushes, flushes);
+}
+
+static u64 nr_dirty(const unsigned long *bitmap)
+{
+	u64 nr = 0, page;
+
+	for (page = 0; page < NR_PAGES; page++)
+		nr += test_bit(page, bitmap);
+	return nr;
+}
+
+static void guest_write_all(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+}
+
+static void enable_logging(struct kvm_vm *vm, struct kvm_vcpu *vcpu, const char *mode,
+			   u64 flushes)
+{
+	struct counts before;
+
+	/* Have something mapped before logging begins. */
+	guest_write_all(vcpu);
+	before = get_counts(vm);
+	vm_mem_region_set_flags(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+	verify(vm, mode, "enable", before, flushes);
+	guest_write_all(vcpu);
+}
+
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, enum vm_mem_backing_src_type src,
+				u64 manual_flags, bool ring)
+{
+	struct kvm_vm *vm = __vm_create(VM_SHAPE_DEFAULT, 1, 0);
+
+	if (manual_flags)
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual_flags);
+	if (ring)
+		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+	*vcpu = vm_vcpu_add(vm, 0, guest_code);
+	kvm_arch_vm_finalize_vcpus(vm);
+	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, NR_PAGES, 0);
+	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	return vm;
+}
+
+static void test_get(enum vm_mem_backing_src_type src, const char *mode)
+{
+	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, src, 0, false);
+	struct counts before;
+
+	enable_logging(vm, vcpu, mode, 1);
+
+	before = get_counts(vm);
+	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+	verify(vm, mode, "get", before, 1);
+	TEST_ASSERT(nr_dirty(bitmap) == NR_PAGES, "The guest wrote all pages");
+
+	before = get_counts(vm);
+	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+	verify(vm, mode, "get_nothing", before, 0);
+	TEST_ASSERT(!nr_dirty(bitmap), "The guest didn't run");
+
+	/* If nothing ever counted, the above would prove nothing. */
+	before = get_counts(vm);
+	vm_mem_region_delete(vm, TEST_SLOT);
+	TEST_ASSERT(report(vm, mode, "delete", before).writes,
+		    "Deleting a memslot takes mmu_lock for write, but that isn't counted");
+
+	free(bitmap);
+	kvm_vm_free(vm);
+}
+
+/* In four steps, each of which has something to clear. */
+static void test_clear(enum vm_mem_backing_src_type src, const char *mode, u64 flags)
+{
+	bool init_set = flags & KVM_DIRTY_LOG_INITIALLY_SET;
+	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, src, flags, false);
+	struct counts before;
+	u64 first, step = NR_PAGES / 4;
+	int pass;
+
+	enable_logging(vm, vcpu, mode, !init_set);
+
+	for (pass = 0; pass < 2; pass++) {
+		before = get_counts(vm);
+		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+		verify(vm, mode, "get", before, 0);
+		TEST_ASSERT(nr_dirty(bitmap) == NR_PAGES, "The guest wrote all pages");
+
+		for (first = 0; first < NR_PAGES; first += step) {
+			before = get_counts(vm);
+			kvm_vm_clear_dirty_log(vm, TEST_SLOT, (void *)bitmap + first / 8,
+					       first, step);
+			verify(vm, mode, "clear", before, 1);
+
+			before = get_counts(vm);
+			kvm_vm_clear_dirty_log(vm, TEST_SLOT, (void *)bitmap + first / 8,
+					       first, step);
+			verify(vm, mode, "clear_nothing", before, 0);
+		}
+		guest_write_all(vcpu);
+	}
+
+	free(bitmap);
+	kvm_vm_free(vm);
+}
+
+static void test_ring(const char *mode)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, 0, true);
+	struct kvm_dirty_gfn *ring = vcpu_map_dirty_ring(vcpu);
+	struct counts before;
+	u32 nr = 0;
+
+	enable_logging(vm, vcpu, mode, 1);
+
+	while (smp_load_acquire(&ring[nr].flags) == KVM_DIRTY_GFN_F_DIRTY)
+		smp_store_release(&ring[nr++].flags, KVM_DIRTY_GFN_F_RESET);
+	TEST_ASSERT(nr >= NR_PAGES, "The guest wrote all pages");
+
+	before = get_counts(vm);
+	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vm), nr);
+	verify(vm, mode, "reset", before, 1);
+
+	before = get_counts(vm);
+	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vm), 0);
+	verify(vm, mode, "reset_nothing", before, 0);
+
+	kvm_vm_free(vm);
+}
+
+int main(void)
+{
+	const u64 manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+	const u64 init_set = manual | KVM_DIRTY_LOG_INITIALLY_SET;
+
+	__TEST_REQUIRE(!access(LOCK_STAT, R_OK), "No " LOCK_STAT ", needs CONFIG_LOCK_STAT and root");
+	TEST_REQUIRE((kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & init_set) == init_set);
+
+	test_get(VM_MEM_SRC_ANONYMOUS, "get");
+	test_clear(VM_MEM_SRC_ANONYMOUS, "clear", manual);
+	test_clear(VM_MEM_SRC_ANONYMOUS, "init-set", init_set);
+	if (thp_configured()) {
+		test_get(VM_MEM_SRC_ANONYMOUS_THP, "get-thp");
+		test_clear(VM_MEM_SRC_ANONYMOUS_THP, "init-set-thp", init_set);
+	}
+	if (kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) || kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		test_ring("ring");
+	return 0;
+}
