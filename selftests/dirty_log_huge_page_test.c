@@ -105,12 +105,12 @@ static void test_memslot(u64 skip)
 				continue;
 			in_huge = (i + skip) % pages_per_huge;
 			if (missed++ < 4)
-				pr_info("Skipping %lu pages: write to page %lu, %lu of its huge page, not logged\n",
+				pr_info("Skipping %lu: write to page %lu, %lu of its huge page, missed\n",
 					skip, i, in_huge);
 		}
 	}
 	printf("skip=%lu missed=%lu\n", skip, missed);
-	TEST_ASSERT(!missed, "%lu of %lu writes were not logged, with a memslot that begins %lu pages into a huge page",
+	TEST_ASSERT(!missed, "%lu of %lu writes were not logged, memslot begins at page %lu of a huge page",
 		    missed, nr_pages, skip);
 
 	kvm_vm_free(vm);

@@ -191,12 +191,7 @@ void l2_guest_code(u64 vcpu_idx)
 }
 
 extern char l2_guest_entry[];
-__asm__(
-"l2_guest_entry:"
-"	mov (%rsp), %rdi;"
-"	call l2_guest_code;"
-"	ud2;"
-);
+__asm__("l2_guest_entry: mov (%rsp), %rdi; call l2_guest_code; ud2;");
 
 static void l1_guest_code(u32 vcpu_idx, void *nested)
 {
