@@ -110,7 +110,7 @@ static void test_memslot(u64 skip)
 		}
 	}
 	printf("skip=%lu missed=%lu\n", skip, missed);
-	TEST_ASSERT(!missed, "%lu of %lu writes were not logged, memslot begins at page %lu of a huge page",
+	TEST_ASSERT(!missed, "%lu of %lu writes were not logged (skip=%lu)",
 		    missed, nr_pages, skip);
 
 	kvm_vm_free(vm);
