@@ -44,6 +44,10 @@
 #include <time.h>
 #include <unistd.h>
 
+/* What /plan has the kernel trace; a few lines of it say what happened to a test. */
+#define TRACE		"/sys/kernel/tracing/trace"
+#define MAX_TRACE	20
+
 #define PORT_NAME	"kvm-ci.verdict"
 #define MAX_WORDS	64
 #define MAX_LINE	1024
@@ -295,6 +299,8 @@ static void run_test(int nr, const char *name, int seconds, char **argv)
 	close(fds[0]);
 
 	kmsg("ci: end %s", name);
+	report_trace(timed_out || WIFSIGNALED(status) ||
+		     (WEXITSTATUS(status) && WEXITSTATUS(status) != KSFT_SKIP));
 	say("# time_ms=%lld", now_ms() - begin);
 	if (timed_out)
 		say("not ok %d %s # TIMEOUT %d", nr, name, seconds);
@@ -311,6 +317,26 @@ static void run_test(int nr, const char *name, int seconds, char **argv)
 	/* Orphans of the test are ours by now. */
 	while (waitpid(-1, NULL, WNOHANG) > 0)
 		;
+}
+
+/* Prints the first traced events of a test that failed, and forgets them in any case. */
+static void report_trace(bool failed)
+{
+	char line[512];
+	int fd, nr = 0;
+	FILE *f;
+
+	f = failed ? fopen(TRACE, "re") : NULL;
+	while (f && nr < MAX_TRACE && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (line[0] != '#' && ++nr)
+			say("# trace: %s", line);
+	}
+	if (f)
+		fclose(f);
+	fd = open(TRACE, O_WRONLY | O_TRUNC | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
 }
 
 static void set(char **words, int nr)

@@ -23,7 +23,7 @@ load common
 	cd "$REAL"
 	for lane in ci/lanes/*; do
 		lane=$(basename "$lane")
-		grep -q "\`$lane\`" README.md || [[ $lane == *-lockdep ]]
+		grep -q "\`$lane\`" README.md || [[ $lane =~ -(lockdep|kasan|kcsan|nx|nosplit)$ ]]
 	done
 	sed -n 's/^# topic: \([a-z0-9-]*\) .*/\1/p' series | while read -r topic; do
 		grep -qx "## $topic" COVER-LETTER.md

@@ -21,7 +21,7 @@ part() {
 }
 
 @test "every program has --help, and it names its options and exit codes" {
-	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/mutants ci/check ci/soak; do
+	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/models ci/mutants ci/check ci/soak; do
 		run "$PROJECT/$program" --help
 		[[ $status == 0 && ${#lines[@]} -gt 5 && $output == *"Exit"* ]] || { echo "$program: $output"; false; }
 	done
@@ -67,6 +67,10 @@ part() {
 	fails_with 2 "wants --tree"
 	run "$PROJECT/ci/mutants" none
 	fails_with 2 "no mutation 'none'"
+	run "$PROJECT/ci/models" none
+	fails_with 2 "no litmus test 'none'"
+	run "$PROJECT/ci/models" --none
+	fails_with 2 "unknown option '--none'"
 	run "$PROJECT/ci/check" none
 	fails_with 2 "no step 'none'"
 	run "$PROJECT/ci/soak" none

@@ -6,7 +6,8 @@
 # Variables: LOGS, VALUES.
 
 # A vCPU that shut down or hung with a guest RIP inside the lane's own kernel text: the TCG
-# erratum of the emulator that the README describes. Only tests that print the RIP can show it.
+# erratum of the emulator that the README describes. The lane's kernel traces shutdowns, see
+# ci/plan; of a hang, only tests that print the RIP can show it.
 function erratum(rip) {
 	rip = tolower(rip)
 	return stext != "" && length(rip) == length(stext) && rip >= stext && rip < etext
@@ -74,6 +75,16 @@ name != "" && /^# / {
 		if (erratum(rip))
 			odd[name] = 1
 		rips[name] = rip
+	}
+	# KVM makes a new start of a vCPU that shut down: where it was, only the trace can tell.
+	if (line ~ /^trace: .*kvm_exit: .* reason shutdown rip 0x/) {
+		rip = line
+		sub(/.* rip /, "", rip)
+		sub(/[^0-9a-fx].*/, "", rip)
+		if (erratum(rip)) {
+			odd[name] = 1
+			rips[name] = rip
+		}
 	}
 	# The sentence of a failed TEST_ASSERT: the last indented line.
 	if (line ~ /^==== Test Assertion Failure/)
