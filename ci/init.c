@@ -248,6 +248,26 @@ static pid_t start(char **argv, int fd)
 	_exit(127);
 }
 
+/* Prints the first traced events of a test that failed, and forgets them in any case. */
+static void report_trace(bool failed)
+{
+	char line[512];
+	int fd, nr = 0;
+	FILE *f;
+
+	f = failed ? fopen(TRACE, "re") : NULL;
+	while (f && nr < MAX_TRACE && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (line[0] != '#' && ++nr)
+			say("# trace: %s", line);
+	}
+	if (f)
+		fclose(f);
+	fd = open(TRACE, O_WRONLY | O_TRUNC | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+}
+
 /*
  * Runs one test and prints its output and result line.  The pipe may outlive
  * the test in a stray child, hence the end is the death of the test and not
@@ -317,26 +337,6 @@ static void run_test(int nr, const char *name, int seconds, char **argv)
 	/* Orphans of the test are ours by now. */
 	while (waitpid(-1, NULL, WNOHANG) > 0)
 		;
-}
-
-/* Prints the first traced events of a test that failed, and forgets them in any case. */
-static void report_trace(bool failed)
-{
-	char line[512];
-	int fd, nr = 0;
-	FILE *f;
-
-	f = failed ? fopen(TRACE, "re") : NULL;
-	while (f && nr < MAX_TRACE && fgets(line, sizeof(line), f)) {
-		line[strcspn(line, "\n")] = '\0';
-		if (line[0] != '#' && ++nr)
-			say("# trace: %s", line);
-	}
-	if (f)
-		fclose(f);
-	fd = open(TRACE, O_WRONLY | O_TRUNC | O_CLOEXEC);
-	if (fd >= 0)
-		close(fd);
 }
 
 static void set(char **words, int nr)
