@@ -7,6 +7,8 @@
  * /plan, one directive a line, words separated by single blanks:
  *   set PATH VALUE...               write VALUE to PATH; a failure ends the run, unless
  *                                   there is no PATH, which is noted
+ *   cpus FIRST                      tests run on the CPUs from number FIRST on, unless they
+ *                                   choose others themselves
  *   test NAME SECONDS PROGRAM ARG.. run PROGRAM, at most SECONDS
  *   shell                           a shell on the console, no tests
  *
@@ -360,6 +362,19 @@ static void set(char **words, int nr)
 	close(fd);
 }
 
+/* Tests inherit init's CPUs. */
+static void use_cpus(int first)
+{
+	int cpu, nr = sysconf(_SC_NPROCESSORS_ONLN);
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	for (cpu = first; cpu < nr; cpu++)
+		CPU_SET(cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		bail_out("cannot leave CPUs below %d, of %d, to others: %s", first, nr, strerror(errno));
+}
+
 static void shell(void)
 {
 	char *argv[] = { "/bin/busybox", "sh", NULL };
@@ -439,6 +454,8 @@ int main(void)
 			continue;
 		if (!strcmp(words[0], "test") && nr_words >= 4)
 			run_test(++nr, words[1], atoi(words[2]), words + 3);
+		else if (!strcmp(words[0], "cpus") && nr_words == 2)
+			use_cpus(atoi(words[1]));
 		else if (!strcmp(words[0], "set") && nr_words >= 3)
 			set(words, nr_words);
 		else if (!strcmp(words[0], "shell"))

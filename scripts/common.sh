@@ -85,6 +85,16 @@ base_value() {
 	sed -n "s/^$1=//p" "$ROOT/BASE"
 }
 
+# cross_prefix ARCH: what the programs of the toolchain for the kernel's ARCH begin with; nothing if
+# this machine is one.
+cross_prefix() {
+	case $1.$(uname -m) in
+	arm64.aarch64 | riscv.riscv64) ;;
+	arm64.*) echo aarch64-linux-gnu- ;;
+	riscv.*) echo riscv64-linux-gnu- ;;
+	esac
+}
+
 # private_apt SUITE apt-get|apt-cache ARG...: apt for a suite that this machine does not use; its
 # sources, lists and cache are below build/apt/SUITE, nothing of it touches the system.
 private_apt() {

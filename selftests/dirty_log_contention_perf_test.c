@@ -37,6 +37,9 @@
 #include <linux/log2.h>
 #include <linux/sizes.h>
 
+#ifdef __aarch64__
+#include "arch_timer.h"
+#endif
 #include "guest_modes.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -127,6 +130,22 @@ struct contention {
 	struct histogram probes;
 };
 
+/* The CPUs that the test may use, before it pins threads to some of them. */
+static cpu_set_t allowed_cpus;
+
+static void pin_self_to_nth_cpu(int nth)
+{
+	int cpu;
+
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (CPU_ISSET(cpu, &allowed_cpus) && !nth--) {
+			pin_self_to_cpu(cpu);
+			return;
+		}
+	}
+	TEST_FAIL("Too few CPUs");
+}
+
 static struct contention contention;
 static u64 passes_wanted;
 static bool host_stop;
@@ -185,9 +204,7 @@ static u64 histogram_permille(const struct histogram *h, int permille)
 	return h->max;
 }
 
-#ifndef __x86_64__
-#error "The guest's clock, and its frequency, are known for x86 only"
-#endif
+#if defined(__x86_64__)
 static u64 guest_clock(void)
 {
 	return rdtsc();
@@ -197,6 +214,20 @@ static double ns_per_tick(struct kvm_vcpu *vcpu)
 {
 	return 1e6 / __vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL);
 }
+#elif defined(__aarch64__)
+static u64 guest_clock(void)
+{
+	return timer_get_cntct(VIRTUAL);
+}
+
+/* The host's counter ticks like the guest's. */
+static double ns_per_tick(struct kvm_vcpu *vcpu)
+{
+	return 1e9 / timer_get_cntfrq();
+}
+#else
+#error "The guest's clock, and its frequency, are known for x86 and arm64 only"
+#endif
 
 static bool during_harvest(u64 before, u64 after)
 {
@@ -262,7 +293,7 @@ static void *vcpu_worker(void *data)
 	struct kvm_vcpu *vcpu = data;
 	struct ucall uc;
 
-	pin_self_to_cpu(vcpu->id);
+	pin_self_to_nth_cpu(vcpu->id);
 
 	for (;;) {
 		vcpu_run(vcpu);
@@ -291,7 +322,7 @@ static void *invalidator(void *data)
 	struct timespec start;
 	u64 seq;
 
-	pin_self_to_cpu(2 + nr_faulters);
+	pin_self_to_nth_cpu(2 + nr_faulters);
 
 	while (!READ_ONCE(host_stop)) {
 		seq = READ_ONCE(*c->harvest_seq);
@@ -313,7 +344,7 @@ static void *prober(void *data)
 	struct timespec start;
 	u64 seq;
 
-	pin_self_to_cpu(2 + nr_faulters);
+	pin_self_to_nth_cpu(2 + nr_faulters);
 
 	while (!READ_ONCE(host_stop)) {
 		seq = READ_ONCE(*c->harvest_seq);
@@ -514,7 +545,7 @@ static void run_size(enum vm_guest_mode mode, const struct test_params *p, u64 s
 
 	WRITE_ONCE(host_stop, false);
 	WRITE_ONCE(passes_wanted, p->keep_writing ? -1ull : 1);
-	pin_self_to_cpu(1 + nr_faulters);
+	pin_self_to_nth_cpu(1 + nr_faulters);
 	for (i = 0; i < 1 + nr_faulters; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_worker, c->vcpus[i]);
 	if (p->invalidate)
@@ -627,7 +658,8 @@ int main(int argc, char *argv[])
 	TEST_ASSERT(is_power_of_2(p.min_size) && p.min_size >= SZ_2M && p.max_size >= p.min_size,
 		    "Sizes must be powers of two from 2M, the smallest first");
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) || !p.manual);
-	__TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= 3 + nr_faulters,
+	kvm_sched_getaffinity(0, sizeof(allowed_cpus), &allowed_cpus);
+	__TEST_REQUIRE(CPU_COUNT(&allowed_cpus) >= 3 + nr_faulters,
 		       "%d faulting vCPUs need %d CPUs", nr_faulters, 3 + nr_faulters);
 
 	for_each_guest_mode(run_test, &p);

@@ -31,12 +31,15 @@
 #define TEST_GVA	0xc0000000ul
 #define TEST_GPA	SZ_4G
 #define TEST_SIZE	SZ_8M
-#define NR_PAGES	(TEST_SIZE / PAGE_SIZE)
 #define RING_ENTRIES	4096
 
 #define LOCK_STAT	"/proc/lock_stat"
 /* As in KVM_MMU_LOCK_INIT(). */
 #define MMU_LOCK	"&(kvm)->mmu_lock"
+
+/* Shared with the guest. */
+static u64 page_size;
+static u64 nr_pages;
 
 struct counts {
 	u64 writes;
@@ -49,8 +52,8 @@ static void guest_code(void)
 	u64 page;
 
 	for (;;) {
-		for (page = 0; page < NR_PAGES; page++)
-			WRITE_ONCE(*(u64 *)(TEST_GVA + page * PAGE_SIZE), page);
+		for (page = 0; page < nr_pages; page++)
+			WRITE_ONCE(*(u64 *)(TEST_GVA + page * page_size), page);
 		GUEST_SYNC(0);
 	}
 }
@@ -124,7 +127,7 @@ static u64 nr_dirty(const unsigned long *bitmap)
 {
 	u64 nr = 0, page;
 
-	for (page = 0; page < NR_PAGES; page++)
+	for (page = 0; page < nr_pages; page++)
 		nr += test_bit(page, bitmap);
 	return nr;
 }
@@ -161,16 +164,20 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, enum vm_mem_backing_src_
 		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	*vcpu = vm_vcpu_add(vm, 0, guest_code);
 	kvm_arch_vm_finalize_vcpus(vm);
-	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, NR_PAGES, 0);
-	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	page_size = vm->page_size;
+	nr_pages = TEST_SIZE / page_size;
+	sync_global_to_guest(vm, page_size);
+	sync_global_to_guest(vm, nr_pages);
+	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, nr_pages, 0);
+	virt_map(vm, TEST_GVA, TEST_GPA, nr_pages);
 	return vm;
 }
 
 static void test_get(enum vm_mem_backing_src_type src, const char *mode)
 {
-	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = create_vm(&vcpu, src, 0, false);
+	unsigned long *bitmap = bitmap_zalloc(nr_pages);
 	struct counts before;
 
 	enable_logging(vm, vcpu, mode, 1);
@@ -178,7 +185,7 @@ static void test_get(enum vm_mem_backing_src_type src, const char *mode)
 	before = get_counts(vm);
 	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
 	verify(vm, mode, "get", before, 1);
-	TEST_ASSERT(nr_dirty(bitmap) == NR_PAGES, "The guest wrote all pages");
+	TEST_ASSERT(nr_dirty(bitmap) == nr_pages, "The guest wrote all pages");
 
 	before = get_counts(vm);
 	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
@@ -199,11 +206,11 @@ static void test_get(enum vm_mem_backing_src_type src, const char *mode)
 static void test_clear(enum vm_mem_backing_src_type src, const char *mode, u64 flags)
 {
 	bool init_set = flags & KVM_DIRTY_LOG_INITIALLY_SET;
-	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = create_vm(&vcpu, src, flags, false);
+	unsigned long *bitmap = bitmap_zalloc(nr_pages);
+	u64 first, step = nr_pages / 4;
 	struct counts before;
-	u64 first, step = NR_PAGES / 4;
 	int pass;
 
 	enable_logging(vm, vcpu, mode, !init_set);
@@ -212,9 +219,9 @@ static void test_clear(enum vm_mem_backing_src_type src, const char *mode, u64 f
 		before = get_counts(vm);
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
 		verify(vm, mode, "get", before, 0);
-		TEST_ASSERT(nr_dirty(bitmap) == NR_PAGES, "The guest wrote all pages");
+		TEST_ASSERT(nr_dirty(bitmap) == nr_pages, "The guest wrote all pages");
 
-		for (first = 0; first < NR_PAGES; first += step) {
+		for (first = 0; first < nr_pages; first += step) {
 			before = get_counts(vm);
 			kvm_vm_clear_dirty_log(vm, TEST_SLOT, (void *)bitmap + first / 8,
 					       first, step);
@@ -244,7 +251,7 @@ static void test_ring(const char *mode)
 
 	while (smp_load_acquire(&ring[nr].flags) == KVM_DIRTY_GFN_F_DIRTY)
 		smp_store_release(&ring[nr++].flags, KVM_DIRTY_GFN_F_RESET);
-	TEST_ASSERT(nr >= NR_PAGES, "The guest wrote all pages");
+	TEST_ASSERT(nr >= nr_pages, "The guest wrote all pages");
 
 	before = get_counts(vm);
 	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vm), nr);

@@ -9,7 +9,7 @@ lane_names() {
 }
 
 # read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
-# default; about, from the first line.
+# default; about, from the first line; image and console, from arch.
 read_lane() {
 	local file=$ROOT/ci/lanes/$1 line
 
@@ -27,6 +27,44 @@ read_lane() {
 	for key in arch emulator machine cpu smp memory config append tests default; do
 		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
 	done
+	case ${LANE[arch]} in
+	x86_64) LANE[image]=bzImage LANE[console]=ttyS0 ;;
+	arm64) LANE[image]=Image LANE[console]=ttyAMA0 ;;
+	*) die $E_USAGE "ci/lanes/$1: no way to boot arch '${LANE[arch]}'" ;;
+	esac
+}
+
+# image_arch FILE: the arch, in the lanes' words, that a kernel image is for; fails if it is none.
+# The magic numbers are those of Documentation/arch/{x86/boot,arm64/booting}.rst.
+image_arch() {
+	if [[ $(dd if="$1" bs=1 skip=514 count=4 status=none) == HdrS ]]; then
+		echo x86_64
+	elif [[ $(dd if="$1" bs=1 skip=56 count=4 status=none | tr -d '\0') == ARMd ]]; then
+		echo arm64
+	else
+		return 1
+	fi
+}
+
+# program_arch FILE: the same for a program.
+program_arch() {
+	case $(readelf -h "$1" 2>/dev/null | sed -n 's/^ *Machine: *//p') in
+	*X86-64) echo x86_64 ;;
+	AArch64) echo arm64 ;;
+	*) echo unknown ;;
+	esac
+}
+
+# lanes_of ARCH LANES: those of the lanes that are for ARCH.
+lanes_of() {
+	local l
+
+	for l in $2; do
+		read_lane "$l"
+		if [[ ${LANE[arch]} == "$1" ]]; then
+			echo "$l"
+		fi
+	done | paste -sd' '
 }
 
 default_lanes() {
@@ -66,7 +104,8 @@ select_tests() {
 			continue
 		fi
 		found=
-		for s in $(set_names); do
+		# Sets for different architectures name their tests alike.
+		for s in $1 $(set_names); do
 			line=$(tests_of "$s" | grep -E "^$w " | head -n 1 || true)
 			if [[ $line ]]; then
 				found=1

@@ -4,6 +4,8 @@
 
 # A VM that says nothing on the verdict port for so long (init beats every 5 s) is lost.
 readonly SILENCE=${KVM_CI_SILENCE:-90}
+# Where busybox comes from for an architecture that this machine is not.
+readonly BUSYBOX_SUITE=bookworm
 
 # accelerator: "kvm" if the host can run this lane's guests with nested hardware
 # virtualization, else "tcg". The lanes emulate SVM, so nesting must be AMD's: a /dev/kvm
@@ -19,14 +21,35 @@ accelerator() {
 	fi
 }
 
+# build_init: the lane's PID 1, for its architecture; prints the path.
 build_init() {
-	local init=$BUILD/bin/init
+	local init=$BUILD/bin/init.${LANE[arch]}
 
 	mkdir -p "$BUILD/bin"
 	if [[ ! $init -nt $ROOT/ci/init.c ]]; then
-		gcc -O2 -Wall -Wextra -Werror -static -o "$init" "$ROOT/ci/init.c" ||
+		"$(cross_prefix "${LANE[arch]}")gcc" -O2 -Wall -Wextra -Werror -static -o "$init" "$ROOT/ci/init.c" ||
 			die $E_ENV "cannot build ci/init.c"
 	fi
+	printf '%s\n' "$init"
+}
+
+# lane_busybox: a static busybox of the lane's architecture; prints the path.
+lane_busybox() {
+	local arch=${LANE[arch]} debs=$CACHE/deb/busybox.${LANE[arch]} log=$BUILD/busybox.log
+
+	if [[ -z $(cross_prefix "$arch") ]]; then
+		command -v busybox
+		return
+	fi
+	if [[ ! -f $debs/bin/busybox ]]; then
+		say "downloading busybox-static:$arch"
+		rm -rf "$debs" && mkdir -p "$debs"
+		(cd "$debs" && private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" update &&
+			private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" download busybox-static &&
+			dpkg-deb -x busybox-static_*.deb .) >"$log" 2>&1 ||
+			die $E_ENV "cannot download busybox-static:$arch: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
+	fi
+	printf '%s\n' "$debs/bin/busybox"
 }
 
 # make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN or by path, as
@@ -35,11 +58,10 @@ make_initramfs() {
 	local dir=$1 bin=$2 p root=$1/root
 	shift 2
 
-	build_init
-	rm -rf "$root" && mkdir -p "$root"/{dev,proc,sys,tmp,bin,tests/x86}
-	cp "$BUILD/bin/init" "$root/init"
+	rm -rf "$root" && mkdir -p "$root"/{dev,proc,sys,tmp,bin,tests}
+	cp "$(build_init)" "$root/init"
 	cp "$dir/plan" "$root/plan"
-	cp "$(command -v busybox)" "$root/bin/busybox"
+	cp "$(lane_busybox)" "$root/bin/busybox"
 	# system() of the selftests' stack dump wants a shell; --shell wants its applets.
 	for p in sh cat ls mount poweroff dmesg ps grep uname echo; do
 		ln -sf busybox "$root/bin/$p"
@@ -49,6 +71,7 @@ make_initramfs() {
 			cp "$p" "$root/tests/"
 		else
 			[[ -f $bin/$p ]] || die $E_STACK "the selftests hold no program '$p'"
+			mkdir -p "$root/tests/$(dirname "$p")"
 			cp "$bin/$p" "$root/tests/$p"
 		fi
 	done
@@ -59,16 +82,17 @@ make_initramfs() {
 	rm -rf "$root"
 }
 
-# qemu_command DIR IMAGE ACCEL: fills QEMU. tsc=reliable: the watchdog compares clocks whose
+# qemu_command DIR IMAGE ACCEL: fills QEMU. tsc=reliable (x86): the watchdog compares clocks whose
 # emulation the host's scheduler sets apart.
 qemu_command() {
-	local cpu=${LANE[cpu]}
+	local cpu=${LANE[cpu]} arch_append=
 
 	[[ $3 == kvm ]] && cpu=host
+	[[ ${LANE[arch]} == x86_64 ]] && arch_append=tsc=reliable
 	QEMU=("${LANE[emulator]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
 		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
-		-append "console=ttyS0 oops=panic panic=-1 hung_task_panic=1 nokaslr tsc=reliable loglevel=7 ${LANE[append]} ${CMDLINE-}"
+		-append "console=${LANE[console]} oops=panic panic=-1 hung_task_panic=1 nokaslr ${arch_append} loglevel=7 ${LANE[append]} ${CMDLINE-}"
 		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
 		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
 }

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Measure how aging guest memory and vCPUs that take page faults get into each
+ * other's way.
+ *
+ * access_tracking_perf_test measures what vCPUs pay for accesses to pages that have
+ * been aged, i.e. nothing is aged while vCPUs run.  This test ages one memslot via
+ * the idle page bitmap or, with -l, MGLRU's debugfs file, while vCPUs fault on
+ * another one, which the host keeps zapping, and reports
+ *
+ *  - how long it takes to age the memslot once ("pass"), with and without vCPUs
+ *    that take faults;
+ *  - the faults that vCPUs take per second, with and without aging.
+ *
+ * Results are one "key=value" a line.  All times are those of the machine the test
+ * runs on, on an emulated one only ratios mean something.
+ *
+ * What can't be measured: KVM's part alone.  A pass includes looking up pages and
+ * rmaps of the primary MMU.
+ *
+ * arch: x86 arm64
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/bitops.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#include "cgroup_util.h"
+#include "lru_gen_util.h"
+
+#define AGE_SLOT	10
+#define FAULT_SLOT	11
+#define AGE_GVA		0x100000000ul
+#define FAULT_GVA	0xc0000000ul
+#define FAULT_MEM_SIZE	SZ_16M
+
+#define MAX_FAULTERS	16
+
+#define MEMCG_NAME	"aging_contention_perf_test"
+#define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
+#define IDLE_BITS	64
+
+/* Shared with the guest. */
+static u64 page_size;
+static u64 age_pages;
+static u64 fault_pages;
+static int nr_faulters = 4;
+static u64 nr_faults[MAX_FAULTERS][64 / sizeof(u64)];
+
+struct contention {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[1 + MAX_FAULTERS];
+	u64 (*nr_faults)[64 / sizeof(u64)];
+	void *age_mem;
+	void *fault_mem;
+	u64 *pfns;
+	int idle_fd;
+};
+
+struct test_params {
+	u64 age_size;
+	int passes;
+	bool lru_gen;
+};
+
+/* The CPUs that the test may use, before it pins threads to some of them. */
+static cpu_set_t allowed_cpus;
+
+static void pin_self_to_nth_cpu(int nth)
+{
+	int cpu;
+
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (CPU_ISSET(cpu, &allowed_cpus) && !nth--) {
+			pin_self_to_cpu(cpu);
+			return;
+		}
+	}
+	TEST_FAIL("Too few CPUs");
+}
+
+static struct contention contention;
+static bool host_stop;
+/* vCPUs fault if it's set. */
+static bool faulting;
+
+/* Populates the memory that is aged. */
+static void ager_code(void)
+{
+	u64 page;
+
+	for (page = 0; page < age_pages; page++)
+		WRITE_ONCE(*(u64 *)(AGE_GVA + page * page_size), page);
+	GUEST_DONE();
+}
+
+/* Each vCPU faults on pages of its own. */
+static void faulter_code(int idx)
+{
+	u64 nr = fault_pages / nr_faulters, first = nr * idx, page;
+
+	for (;;) {
+		for (page = first; page < first + nr; page++) {
+			WRITE_ONCE(*(u64 *)(FAULT_GVA + page * page_size), page);
+			WRITE_ONCE(nr_faults[idx][0], nr_faults[idx][0] + 1);
+		}
+		GUEST_SYNC(0);
+	}
+}
+
+static void guest_code(int idx)
+{
+	if (idx < 0)
+		ager_code();
+	else
+		faulter_code(idx);
+}
+
+/* Zaps what the vCPU has just faulted on, and lets it do so again. */
+static void *vcpu_worker(void *data)
+{
+	unsigned long idx = (unsigned long)data;
+	struct contention *c = &contention;
+	struct kvm_vcpu *vcpu = c->vcpus[1 + idx];
+	u64 len = FAULT_MEM_SIZE / nr_faulters;
+	int prot = PROT_READ | PROT_WRITE;
+	struct ucall uc;
+
+	pin_self_to_nth_cpu(idx);
+	while (!READ_ONCE(host_stop)) {
+		if (!READ_ONCE(faulting)) {
+			usleep(100);
+			continue;
+		}
+		TEST_ASSERT(!mprotect(c->fault_mem + idx * len, len, prot | PROT_EXEC) &&
+			    !mprotect(c->fault_mem + idx * len, len, prot),
+			    "mprotect: %s", strerror(errno));
+		vcpu_run(vcpu);
+		TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	}
+	return NULL;
+}
+
+static void look_up_pfns(struct contention *c)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 page, entry;
+
+	TEST_ASSERT(fd >= 0, "/proc/self/pagemap: %s", strerror(errno));
+	for (page = 0; page < age_pages; page++) {
+		off_t index = (unsigned long)c->age_mem / page_size + page;
+
+		TEST_ASSERT(pread(fd, &entry, sizeof(entry), index * sizeof(entry)) == sizeof(entry),
+			    "/proc/self/pagemap: %s", strerror(errno));
+		/* Bit 63: present.  Bits 54:0: the PFN. */
+		TEST_ASSERT(entry >> 63, "Page %lu isn't present", page);
+		c->pfns[page] = entry & GENMASK_ULL(54, 0);
+		__TEST_REQUIRE(c->pfns[page], "Looking up PFNs requires CAP_SYS_ADMIN");
+	}
+	close(fd);
+}
+
+static void write_idle(struct contention *c, u64 word, u64 bits)
+{
+	TEST_ASSERT(pwrite(c->idle_fd, &bits, 8, word * 8) == 8, IDLE_BITMAP ": %s",
+		    strerror(errno));
+}
+
+/* Pages that are neighbours, as most are, are aged by one system call. */
+static void age_by_idle_bitmap(struct contention *c)
+{
+	u64 page, word = c->pfns[0] / IDLE_BITS, bits = 0;
+
+	for (page = 0; page < age_pages; page++) {
+		if (c->pfns[page] / IDLE_BITS != word) {
+			write_idle(c, word, bits);
+			word = c->pfns[page] / IDLE_BITS;
+			bits = 0;
+		}
+		bits |= 1ull << (c->pfns[page] % IDLE_BITS);
+	}
+	write_idle(c, word, bits);
+}
+
+static u64 total_faults(struct contention *c)
+{
+	u64 total = 0;
+	int i;
+
+	for (i = 0; i < nr_faulters; i++)
+		total += READ_ONCE(c->nr_faults[i][0]);
+	return total;
+}
+
+/* Reports the shortest of the passes and, if vCPUs fault, their rate over all of them. */
+static void measure_passes(struct contention *c, const struct test_params *p, const char *name)
+{
+	s64 total = 0, shortest = 0, ns;
+	u64 faults = total_faults(c);
+	struct memcg_stats stats;
+	struct timespec start;
+	int i;
+
+	for (i = 0; i < p->passes; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		if (p->lru_gen)
+			lru_gen_do_aging(&stats, MEMCG_NAME);
+		else
+			age_by_idle_bitmap(c);
+		ns = timespec_to_ns(timespec_elapsed(start));
+		total += ns;
+		if (!i || ns < shortest)
+			shortest = ns;
+	}
+	faults = total_faults(c) - faults;
+
+	printf("%s_pass_min_us=%.1f\n", name, shortest / 1e3);
+	printf("%s_pass_avg_us=%.1f\n", name, total / 1e3 / p->passes);
+	printf("%s_faults_per_second=%.0f\n", name, faults * 1e9 / total);
+}
+
+static void create_vm(struct contention *c, const struct test_params *p)
+{
+	struct ucall uc;
+	u64 gpa;
+	int i;
+
+	c->vm = __vm_create(VM_SHAPE_DEFAULT, 1 + nr_faulters,
+			    2 * (p->age_size + FAULT_MEM_SIZE) / getpagesize());
+	for (i = 0; i < 1 + nr_faulters; i++) {
+		c->vcpus[i] = vm_vcpu_add(c->vm, i, guest_code);
+		vcpu_args_set(c->vcpus[i], 1, i - 1);
+	}
+	kvm_arch_vm_finalize_vcpus(c->vm);
+
+	page_size = c->vm->page_size;
+	age_pages = p->age_size / page_size;
+	fault_pages = FAULT_MEM_SIZE / page_size;
+
+	gpa = align_down((c->vm->max_gfn - age_pages) * page_size, SZ_2M);
+	vm_userspace_mem_region_add(c->vm, VM_MEM_SRC_ANONYMOUS, gpa, AGE_SLOT, age_pages, 0);
+	virt_map(c->vm, AGE_GVA, gpa, age_pages);
+	c->age_mem = addr_gpa2hva(c->vm, gpa);
+
+	gpa = align_down(gpa - FAULT_MEM_SIZE, SZ_2M);
+	vm_userspace_mem_region_add(c->vm, VM_MEM_SRC_ANONYMOUS, gpa, FAULT_SLOT, fault_pages, 0);
+	virt_map(c->vm, FAULT_GVA, gpa, fault_pages);
+	c->fault_mem = addr_gpa2hva(c->vm, gpa);
+	/* In place, so that faults are KVM's alone. */
+	memset(c->fault_mem, 1, FAULT_MEM_SIZE);
+
+	sync_global_to_guest(c->vm, page_size);
+	sync_global_to_guest(c->vm, age_pages);
+	sync_global_to_guest(c->vm, fault_pages);
+	sync_global_to_guest(c->vm, nr_faulters);
+	c->nr_faults = addr_gva2hva(c->vm, (gva_t)nr_faults);
+
+	vcpu_run(c->vcpus[0]);
+	TEST_ASSERT_EQ(get_ucall(c->vcpus[0], &uc), UCALL_DONE);
+
+	c->pfns = calloc(age_pages, sizeof(*c->pfns));
+	TEST_ASSERT(c->pfns, "No memory");
+	look_up_pfns(c);
+}
+
+static int run_test(const char *cgroup, void *arg)
+{
+	const struct test_params *p = arg;
+	struct contention *c = &contention;
+	pthread_t threads[MAX_FAULTERS];
+	struct timespec start;
+	unsigned long i;
+	u64 faults;
+
+	create_vm(c, p);
+	pin_self_to_nth_cpu(nr_faulters);
+	for (i = 0; i < (unsigned long)nr_faulters; i++)
+		kvm_pthread_create(&threads[i], NULL, vcpu_worker, (void *)i);
+
+	printf("age_mib=%lu\n", p->age_size / SZ_1M);
+	measure_passes(c, p, "quiet");
+
+	WRITE_ONCE(faulting, true);
+	while (total_faults(c) < fault_pages)
+		usleep(1000);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	faults = total_faults(c);
+	sleep(1);
+	printf("unaged_faults_per_second=%.0f\n", (total_faults(c) - faults) * 1e9 /
+	       timespec_to_ns(timespec_elapsed(start)));
+	measure_passes(c, p, "faulting");
+
+	WRITE_ONCE(host_stop, true);
+	for (i = 0; i < (unsigned long)nr_faulters; i++)
+		kvm_pthread_join(threads[i], NULL);
+	kvm_vm_free(c->vm);
+	return 0;
+}
+
+static void help(char *name)
+{
+	puts("");
+	printf("usage: %s [-h] [-b bytes] [-l] [-n passes] [-v faulters]\n", name);
+	puts("");
+	printf(" -b: size of the memory that is aged (default: 64M)\n");
+	printf(" -l: age via MGLRU (default: via the idle page bitmap)\n");
+	printf(" -n: number of passes to take the shortest and the average of (default: 8)\n");
+	printf(" -v: number of vCPUs that take faults (default: 4)\n");
+	puts("");
+	exit(0);
+}
+
+int main(int argc, char *argv[])
+{
+	struct test_params p = {
+		.age_size = SZ_64M,
+		.passes = 8,
+	};
+	char root[PATH_MAX], *cgroup;
+	int opt, ret;
+
+	while ((opt = getopt(argc, argv, "b:hln:v:")) != -1) {
+		switch (opt) {
+		case 'b':
+			p.age_size = parse_size(optarg);
+			break;
+		case 'l':
+			p.lru_gen = true;
+			break;
+		case 'n':
+			p.passes = atoi_positive("Number of passes", optarg);
+			break;
+		case 'v':
+			nr_faulters = atoi_positive("Number of faulting vCPUs", optarg);
+			TEST_ASSERT(nr_faulters <= MAX_FAULTERS, "At most %d faulting vCPUs",
+				    MAX_FAULTERS);
+			break;
+		case 'h':
+		default:
+			help(argv[0]);
+			break;
+		}
+	}
+	TEST_ASSERT(p.age_size >= SZ_2M && !(p.age_size % SZ_2M), "Memory must be a multiple of 2M");
+	kvm_sched_getaffinity(0, sizeof(allowed_cpus), &allowed_cpus);
+	__TEST_REQUIRE(CPU_COUNT(&allowed_cpus) > nr_faulters, "%d faulting vCPUs need %d CPUs",
+		       nr_faulters, nr_faulters + 1);
+
+	if (!p.lru_gen) {
+		contention.idle_fd = __open_path_or_exit(IDLE_BITMAP, O_RDWR,
+							 "Is CONFIG_IDLE_PAGE_TRACKING enabled?");
+		return run_test(NULL, &p);
+	}
+
+	/* MGLRU ages what belongs to a memory cgroup, have one of our own. */
+	__TEST_REQUIRE(lru_gen_usable(), "MGLRU isn't usable");
+	__TEST_REQUIRE(!cg_find_controller_root(root, sizeof(root), "memory"),
+		       "Cannot find memory cgroup controller");
+	cgroup = cg_name(root, MEMCG_NAME);
+	TEST_ASSERT(!cg_create(cgroup), "Cannot create %s: %s", cgroup, strerror(errno));
+	ret = cg_run(cgroup, run_test, &p);
+	cg_destroy(cgroup);
+	return ret;
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Verify that KVM tells pages that a guest accesses from pages that it doesn't.
+ *
+ * Mark all pages of a memslot idle via the idle page bitmap, i.e. have KVM clear
+ * their Accessed bits, let the guest access some of them, and verify that these
+ * and no others are accessed according to the bitmap.  Do so before and after some
+ * seconds during which pages are aged while vCPUs access and fault on them.
+ *
+ * KVM doesn't flush TLBs when it clears Accessed bits, i.e. an access that hits in
+ * a TLB may go unnoticed.  KVM does flush the TLBs of a memslot when a bit of its
+ * dirty log is cleared: the memslot is dirty logged for this reason alone, and its
+ * last page, which every pass of the guest writes, isn't aged but provides the bit.
+ *
+ * What can't be tested: pages that aren't on a LRU list, which can't be marked
+ * idle.  There may be a few of them, as pages get there in batches.  Whether a page
+ * is reported as accessed when it changes while it is aged, as both is fine.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT	10
+#define TEST_GVA	0xc0000000ul
+#define TEST_GPA	SZ_4G
+#define TEST_MEM_SIZE	SZ_8M
+/* With the smallest of all pages. */
+#define MAX_PAGES	(TEST_MEM_SIZE / SZ_4K)
+
+#define NR_VCPUS	2
+#define NR_ROUNDS	8
+
+#define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
+#define IDLE_BITS	64
+
+/* Shared with the guest. */
+enum access {
+	ACCESS_NONE,
+	ACCESS_READ,
+	ACCESS_WRITE,
+};
+static u8 accesses[MAX_PAGES];
+static u64 page_size;
+static u64 nr_pages;
+static bool guest_loop;
+
+struct aging {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	struct kvm_random_state rng;
+	void *mem;
+	u8 *accesses;
+	bool *guest_loop;
+	u64 *pfns;
+	unsigned long *log;
+	int idle_fd;
+};
+
+static struct aging aging;
+static bool host_stop;
+
+static void guest_code(void)
+{
+	u64 page;
+
+	for (;;) {
+		for (page = 0; page < nr_pages; page++) {
+			u64 *p = (u64 *)(TEST_GVA + page * page_size);
+
+			if (READ_ONCE(accesses[page]) == ACCESS_READ)
+				READ_ONCE(*p);
+			else if (READ_ONCE(accesses[page]) == ACCESS_WRITE)
+				WRITE_ONCE(*p, page);
+		}
+		if (!READ_ONCE(guest_loop))
+			GUEST_SYNC(0);
+	}
+}
+
+static void run_guest(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+}
+
+static void look_up_pfns(struct aging *a)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 page, entry;
+
+	TEST_ASSERT(fd >= 0, "/proc/self/pagemap: %s", strerror(errno));
+	for (page = 0; page < nr_pages; page++) {
+		off_t index = (unsigned long)a->mem / page_size + page;
+
+		TEST_ASSERT(pread(fd, &entry, sizeof(entry), index * sizeof(entry)) == sizeof(entry),
+			    "/proc/self/pagemap: %s", strerror(errno));
+		/* Bit 63: present.  Bits 54:0: the PFN. */
+		TEST_ASSERT(entry >> 63, "Page %lu isn't present", page);
+		a->pfns[page] = entry & GENMASK_ULL(54, 0);
+		__TEST_REQUIRE(a->pfns[page], "Looking up PFNs requires CAP_SYS_ADMIN");
+	}
+	close(fd);
+}
+
+/* The bitmap takes and gives words of 64 pages, and ignores bits that are zero. */
+static void mark_idle(struct aging *a, u64 page)
+{
+	u64 bit = 1ull << (a->pfns[page] % IDLE_BITS);
+
+	TEST_ASSERT(pwrite(a->idle_fd, &bit, 8, a->pfns[page] / IDLE_BITS * 8) == 8,
+		    IDLE_BITMAP ": %s", strerror(errno));
+}
+
+static bool is_idle(struct aging *a, u64 page)
+{
+	u64 bits;
+
+	TEST_ASSERT(pread(a->idle_fd, &bits, 8, a->pfns[page] / IDLE_BITS * 8) == 8,
+		    IDLE_BITMAP ": %s", strerror(errno));
+	return bits & (1ull << (a->pfns[page] % IDLE_BITS));
+}
+
+static void flush_tlbs(struct aging *a)
+{
+	u64 last = nr_pages - 1, first = align_down(last, BITS_PER_LONG);
+	unsigned long bit = 1ul << (last - first);
+
+	kvm_vm_get_dirty_log(a->vm, TEST_SLOT, a->log);
+	TEST_ASSERT(test_bit(last, a->log), "The guest wrote the last page");
+	kvm_vm_clear_dirty_log(a->vm, TEST_SLOT, &bit, first, nr_pages - first);
+}
+
+/* Age all pages, let the guest access some, and verify that KVM knows which ones. */
+static void verify_round(struct aging *a, const char *when, int round)
+{
+	u64 page, nr = 0, nr_accessed = 0, missed = 0, wrong = 0;
+	bool *idle = calloc(nr_pages, sizeof(*idle));
+
+	TEST_ASSERT(idle, "No memory");
+	for (page = 0; page < nr_pages - 1; page++) {
+		u32 dice = kvm_random_u32(&a->rng) % 4;
+
+		a->accesses[page] = dice == 0 ? ACCESS_WRITE :
+				    dice == 1 ? ACCESS_READ : ACCESS_NONE;
+		mark_idle(a, page);
+		idle[page] = is_idle(a, page);
+		nr += idle[page];
+	}
+	flush_tlbs(a);
+	run_guest(a->vcpus[round % NR_VCPUS]);
+
+	for (page = 0; page < nr_pages - 1; page++) {
+		if (!idle[page])
+			continue;
+		nr_accessed += a->accesses[page] != ACCESS_NONE;
+		if (is_idle(a, page))
+			missed += a->accesses[page] != ACCESS_NONE;
+		else
+			wrong += a->accesses[page] == ACCESS_NONE;
+	}
+	printf("when=%s round=%d aged=%lu\n", when, round, nr);
+	printf("when=%s round=%d accessed=%lu\n", when, round, nr_accessed);
+
+	TEST_ASSERT(nr >= nr_pages * 9 / 10, "Only %lu of %lu pages can be aged", nr, nr_pages);
+	TEST_ASSERT(!missed, "%lu of %lu accessed pages are reported as idle", missed, nr_accessed);
+	TEST_ASSERT(!wrong, "%lu of %lu idle pages are reported as accessed",
+		    wrong, nr - nr_accessed);
+	free(idle);
+}
+
+static void *vcpu_worker(void *vcpu)
+{
+	run_guest(vcpu);
+	return NULL;
+}
+
+static void *age_worker(void *data)
+{
+	struct aging *a = data;
+	u64 page;
+
+	while (!READ_ONCE(host_stop)) {
+		for (page = 0; page < nr_pages - 1; page++) {
+			mark_idle(a, page);
+			is_idle(a, page);
+		}
+	}
+	return NULL;
+}
+
+/* Have vCPUs access and fault on pages while two threads age them. */
+static void disturb(struct aging *a, int seconds)
+{
+	pthread_t vcpus[NR_VCPUS], agers[2];
+	int prot = PROT_READ | PROT_WRITE;
+	struct timespec start;
+	u64 len = SZ_64K, nr;
+	int i;
+
+	memset(a->accesses, ACCESS_WRITE, nr_pages);
+	WRITE_ONCE(*a->guest_loop, true);
+	for (i = 0; i < NR_VCPUS; i++)
+		kvm_pthread_create(&vcpus[i], NULL, vcpu_worker, a->vcpus[i]);
+	for (i = 0; i < (int)ARRAY_SIZE(agers); i++)
+		kvm_pthread_create(&agers[i], NULL, age_worker, a);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (nr = 0; timespec_elapsed(start).tv_sec < seconds; nr++) {
+		/* Any change of protections zaps mappings; keep the memory writable. */
+		void *mem = a->mem + nr * len % TEST_MEM_SIZE;
+
+		TEST_ASSERT(!mprotect(mem, len, prot | PROT_EXEC) && !mprotect(mem, len, prot),
+			    "mprotect: %s", strerror(errno));
+		usleep(200);
+	}
+	printf("zaps=%lu\n", nr);
+
+	WRITE_ONCE(host_stop, true);
+	for (i = 0; i < (int)ARRAY_SIZE(agers); i++)
+		kvm_pthread_join(agers[i], NULL);
+	WRITE_ONCE(*a->guest_loop, false);
+	for (i = 0; i < NR_VCPUS; i++)
+		kvm_pthread_join(vcpus[i], NULL);
+}
+
+static void create_vm(struct aging *a)
+{
+	int drain, i;
+
+	a->vm = vm_create_with_vcpus(NR_VCPUS, guest_code, a->vcpus);
+	vm_enable_cap(a->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+	page_size = a->vm->page_size;
+	nr_pages = TEST_MEM_SIZE / page_size;
+	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, nr_pages,
+				    KVM_MEM_LOG_DIRTY_PAGES);
+	virt_map(a->vm, TEST_GVA, TEST_GPA, nr_pages);
+	sync_global_to_guest(a->vm, page_size);
+	sync_global_to_guest(a->vm, nr_pages);
+
+	a->mem = addr_gpa2hva(a->vm, TEST_GPA);
+	a->accesses = addr_gva2hva(a->vm, (gva_t)accesses);
+	a->guest_loop = addr_gva2hva(a->vm, (gva_t)&guest_loop);
+	a->pfns = calloc(nr_pages, sizeof(*a->pfns));
+	a->log = bitmap_zalloc(nr_pages);
+	TEST_ASSERT(a->pfns && a->log, "No memory");
+
+	memset(a->accesses, ACCESS_WRITE, nr_pages);
+	for (i = 0; i < NR_VCPUS; i++)
+		run_guest(a->vcpus[i]);
+
+	/* Compaction begins with having all CPUs put their pages on LRU lists. */
+	drain = open("/proc/sys/vm/compact_memory", O_WRONLY);
+	if (drain < 0 || write(drain, "1", 1) != 1)
+		pr_info("Can't drain LRU batches: %s\n", strerror(errno));
+	if (drain >= 0)
+		close(drain);
+	look_up_pfns(a);
+}
+
+static void help(char *name)
+{
+	puts("");
+	printf("usage: %s [-h] [-r seed] [-t seconds]\n", name);
+	puts("");
+	printf(" -r: seed of the random choices (default: 1)\n");
+	printf(" -t: seconds to age pages that are in use (default: 2)\n");
+	puts("");
+	exit(0);
+}
+
+int main(int argc, char *argv[])
+{
+	struct aging *a = &aging;
+	int opt, round, seconds = 2;
+	u32 seed = 1;
+
+	while ((opt = getopt(argc, argv, "hr:t:")) != -1) {
+		switch (opt) {
+		case 'r':
+			seed = atoi_paranoid(optarg);
+			break;
+		case 't':
+			seconds = atoi_positive("Seconds", optarg);
+			break;
+		case 'h':
+		default:
+			help(argv[0]);
+			break;
+		}
+	}
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
+	a->idle_fd = __open_path_or_exit(IDLE_BITMAP, O_RDWR,
+					 "Is CONFIG_IDLE_PAGE_TRACKING enabled?");
+	a->rng = new_kvm_random_state(seed);
+
+	create_vm(a);
+	for (round = 0; round < NR_ROUNDS; round++)
+		verify_round(a, "before", round);
+	disturb(a, seconds);
+	for (round = 0; round < NR_ROUNDS; round++)
+		verify_round(a, "after", round);
+
+	close(a->idle_fd);
+	kvm_vm_free(a->vm);
+	return 0;
+}
