@@ -10,7 +10,9 @@
  *
  * What can't be tested: that logging works, which is what dirty_log_test and
  * dirty_log_mirror_test are for.  How long the lock is held says nothing on a kernel
- * that checks locks.
+ * that checks locks.  TLB flushes on arm64, where flushing a range isn't counted.
+ *
+ * arch: x86 arm64
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -119,8 +121,10 @@ static void verify(struct kvm_vm *vm, const char *mode, const char *call,
 
 	TEST_ASSERT(!did.writes, "%s: %s took mmu_lock for write %lu times",
 		    mode, call, did.writes);
+#ifdef __x86_64__
 	TEST_ASSERT(did.flushes == flushes, "%s: %s requested %lu TLB flushes, not %lu",
 		    mode, call, did.flushes, flushes);
+#endif
 }
 
 static u64 nr_dirty(const unsigned long *bitmap)
@@ -149,7 +153,12 @@ static void enable_logging(struct kvm_vm *vm, struct kvm_vcpu *vcpu, const char 
 	guest_write_all(vcpu);
 	before = get_counts(vm);
 	vm_mem_region_set_flags(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+#ifdef __x86_64__
 	verify(vm, mode, "enable", before, flushes);
+#else
+	/* arm64 takes mmu_lock for write to write-protect all of the memslot. */
+	report(vm, mode, "enable", before);
+#endif
 	guest_write_all(vcpu);
 }
 
