@@ -5,7 +5,8 @@
  * Mark all pages of a memslot idle via the idle page bitmap, i.e. have KVM clear
  * their Accessed bits, let the guest access some of them, and verify that these
  * and no others are accessed according to the bitmap.  Do so before and after some
- * seconds during which pages are aged while vCPUs access and fault on them.
+ * seconds during which pages are aged while vCPUs access and fault on them.  Given
+ * CONFIG_LOCK_STAT, verify that mmu_lock isn't taken for write to age pages.
  *
  * KVM doesn't flush TLBs when it clears Accessed bits, i.e. an access that hits in
  * a TLB may go unnoticed.  KVM does flush the TLBs of a memslot when a bit of its
@@ -30,6 +31,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "lock_stat.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -108,7 +110,7 @@ static void look_up_pfns(struct aging *a)
 	for (page = 0; page < nr_pages; page++) {
 		off_t index = (unsigned long)a->mem / page_size + page;
 
-		TEST_ASSERT(pread(fd, &entry, sizeof(entry), index * sizeof(entry)) == sizeof(entry),
+		TEST_ASSERT(pread(fd, &entry, 8, index * 8) == 8,
 			    "/proc/self/pagemap: %s", strerror(errno));
 		/* Bit 63: present.  Bits 54:0: the PFN. */
 		TEST_ASSERT(entry >> 63, "Page %lu isn't present", page);
@@ -182,6 +184,35 @@ static void verify_round(struct aging *a, const char *when, int round)
 	TEST_ASSERT(!wrong, "%lu of %lu idle pages are reported as accessed",
 		    wrong, nr - nr_accessed);
 	free(idle);
+}
+
+/* With nobody else at work, whoever takes mmu_lock does so to age pages. */
+static void verify_locks(struct aging *a)
+{
+	struct lock_counts before, after;
+	u64 page;
+
+	if (!lock_stat_usable()) {
+		pr_info("Not counting locks, needs CONFIG_LOCK_STAT and root\n");
+		return;
+	}
+
+	before = read_mmu_lock_counts();
+	for (page = 0; page < nr_pages - 1; page++) {
+		mark_idle(a, page);
+		is_idle(a, page);
+	}
+	after = read_mmu_lock_counts();
+	printf("age_write_locks=%lu\n", after.writes - before.writes);
+	printf("age_read_locks=%lu\n", after.reads - before.reads);
+	TEST_ASSERT_EQ(after.writes, before.writes);
+
+	/* If nothing ever counted, the above would prove nothing. */
+	TEST_ASSERT(!mprotect(a->mem, page_size, PROT_READ) &&
+		    !mprotect(a->mem, page_size, PROT_READ | PROT_WRITE),
+		    "mprotect: %s", strerror(errno));
+	TEST_ASSERT(read_mmu_lock_counts().writes > after.writes,
+		    "Zapping takes mmu_lock for write, but that isn't counted");
 }
 
 static void *vcpu_worker(void *vcpu)
@@ -311,6 +342,7 @@ int main(int argc, char *argv[])
 	a->rng = new_kvm_random_state(seed);
 
 	create_vm(a);
+	verify_locks(a);
 	for (round = 0; round < NR_ROUNDS; round++)
 		verify_round(a, "before", round);
 	disturb(a, seconds);

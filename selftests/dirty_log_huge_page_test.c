@@ -10,8 +10,6 @@
  * that all of them are dirty again.
  *
  * What can't be tested: whether KVM write-protects more than it has to.
- *
- * arch: x86
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -11,8 +11,6 @@
  * What can't be tested: that logging works, which is what dirty_log_test and
  * dirty_log_mirror_test are for.  How long the lock is held says nothing on a kernel
  * that checks locks.  TLB flushes on arm64, where flushing a range isn't counted.
- *
- * arch: x86 arm64
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -25,6 +23,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "lock_stat.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -35,17 +34,12 @@
 #define TEST_SIZE	SZ_8M
 #define RING_ENTRIES	4096
 
-#define LOCK_STAT	"/proc/lock_stat"
-/* As in KVM_MMU_LOCK_INIT(). */
-#define MMU_LOCK	"&(kvm)->mmu_lock"
-
 /* Shared with the guest. */
 static u64 page_size;
 static u64 nr_pages;
 
 struct counts {
-	u64 writes;
-	u64 reads;
+	struct lock_counts locks;
 	u64 flushes;
 };
 
@@ -60,43 +54,12 @@ static void guest_code(void)
 	}
 }
 
-/*
- * Lines are "NAME-W: ..." and "NAME-R: ..." or, as long as the lock hasn't been
- * taken for read, "NAME: ...".  The eighth number is that of acquisitions.
- */
 static struct counts get_counts(struct kvm_vm *vm)
 {
-	struct counts counts = { .flushes = vm_get_stat(vm, remote_tlb_flush_requests) };
-	FILE *file = fopen(LOCK_STAT, "r");
-	char line[512], kind, *pos;
-	u64 nr;
-	int i;
-
-	TEST_ASSERT(file, "Can't open " LOCK_STAT);
-	while (fgets(line, sizeof(line), file)) {
-		pos = strstr(line, MMU_LOCK);
-		if (!pos)
-			continue;
-		pos += strlen(MMU_LOCK);
-		/* Lines without a colon tell who contends for the lock. */
-		if (*pos == ':')
-			kind = 'W';
-		else if (*pos == '-' && (pos[1] == 'W' || pos[1] == 'R') && pos[2] == ':')
-			kind = pos[1];
-		else
-			continue;
-		/* con-bounces contentions waittime-{min,max,total,avg} acq-bounces */
-		pos = strchr(pos, ':') + 1;
-		for (i = 0; i < 7; i++)
-			strtod(pos, &pos);
-		nr = strtoul(pos, &pos, 10);
-		if (kind == 'W')
-			counts.writes = nr;
-		else
-			counts.reads = nr;
-	}
-	fclose(file);
-	return counts;
+	return (struct counts) {
+		.locks = read_mmu_lock_counts(),
+		.flushes = vm_get_stat(vm, remote_tlb_flush_requests),
+	};
 }
 
 /* What an ioctl did, according to the counts before and after it. */
@@ -105,11 +68,11 @@ static struct counts report(struct kvm_vm *vm, const char *mode, const char *cal
 {
 	struct counts after = get_counts(vm);
 
-	after.writes -= before.writes;
-	after.reads -= before.reads;
+	after.locks.writes -= before.locks.writes;
+	after.locks.reads -= before.locks.reads;
 	after.flushes -= before.flushes;
-	printf("mode=%s %s_write_locks=%lu\n", mode, call, after.writes);
-	printf("mode=%s %s_read_locks=%lu\n", mode, call, after.reads);
+	printf("mode=%s %s_write_locks=%lu\n", mode, call, after.locks.writes);
+	printf("mode=%s %s_read_locks=%lu\n", mode, call, after.locks.reads);
 	printf("mode=%s %s_flush_requests=%lu\n", mode, call, after.flushes);
 	return after;
 }
@@ -119,8 +82,8 @@ static void verify(struct kvm_vm *vm, const char *mode, const char *call,
 {
 	struct counts did = report(vm, mode, call, before);
 
-	TEST_ASSERT(!did.writes, "%s: %s took mmu_lock for write %lu times",
-		    mode, call, did.writes);
+	TEST_ASSERT(!did.locks.writes, "%s: %s took mmu_lock for write %lu times",
+		    mode, call, did.locks.writes);
 #ifdef __x86_64__
 	TEST_ASSERT(did.flushes == flushes, "%s: %s requested %lu TLB flushes, not %lu",
 		    mode, call, did.flushes, flushes);
@@ -204,7 +167,7 @@ static void test_get(enum vm_mem_backing_src_type src, const char *mode)
 	/* If nothing ever counted, the above would prove nothing. */
 	before = get_counts(vm);
 	vm_mem_region_delete(vm, TEST_SLOT);
-	TEST_ASSERT(report(vm, mode, "delete", before).writes,
+	TEST_ASSERT(report(vm, mode, "delete", before).locks.writes,
 		    "Deleting a memslot takes mmu_lock for write, but that isn't counted");
 
 	free(bitmap);
@@ -278,7 +241,7 @@ int main(void)
 	const u64 manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
 	const u64 init_set = manual | KVM_DIRTY_LOG_INITIALLY_SET;
 
-	__TEST_REQUIRE(!access(LOCK_STAT, R_OK),
+	__TEST_REQUIRE(lock_stat_usable(),
 		       "No " LOCK_STAT ", needs CONFIG_LOCK_STAT and root");
 	TEST_REQUIRE((kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & init_set) == init_set);
 

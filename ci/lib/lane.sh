@@ -87,8 +87,17 @@ tests_of() {
 	grep -vE '^(#|$)' "$ROOT/ci/tests/$1"
 }
 
+# fits SET: whether the set is for the architecture of the lane ("# arch:"; without, for all).
+fits() {
+	local arch
+
+	arch=$(sed -n 's/^# arch: //p' "$ROOT/ci/tests/$1")
+	[[ -z $arch || $arch == "${LANE[arch]}" ]]
+}
+
 # select_tests LANE-SETS WANTED: prints "SET NAME SECONDS PROGRAM ARG..." for the lane's sets,
-# or, where WANTED (comma separated, names of tests or of sets) is not empty, for those.
+# or, where WANTED (comma separated, names of tests or of sets) is not empty, for those of them
+# that are for its architecture.
 select_tests() {
 	local s w line found
 
@@ -99,18 +108,22 @@ select_tests() {
 		return
 	fi
 	for w in ${2//,/ }; do
+		found=
 		if [[ -f $ROOT/ci/tests/$w ]]; then
-			tests_of "$w" | sed "s/^/$w /"
+			found=1
+			if fits "$w"; then
+				tests_of "$w" | sed "s/^/$w /"
+			fi
 			continue
 		fi
-		found=
-		# Sets for different architectures name their tests alike.
-		for s in $1 $(set_names); do
+		for s in $(set_names); do
 			line=$(tests_of "$s" | grep -E "^$w " | head -n 1 || true)
 			if [[ $line ]]; then
 				found=1
-				printf '%s %s\n' "$s" "$line"
-				break
+				if fits "$s"; then
+					printf '%s %s\n' "$s" "$line"
+					break
+				fi
 			fi
 		done
 		[[ $found ]] || die $E_USAGE "no test or set '$w'; see ci/run --list"

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * How often KVM's mmu_lock was taken, according to /proc/lock_stat, i.e. needs a
+ * kernel with CONFIG_LOCK_STAT.  The counts are those of all VMs.
+ */
+#ifndef SELFTEST_KVM_LOCK_STAT_H
+#define SELFTEST_KVM_LOCK_STAT_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "test_util.h"
+
+#define LOCK_STAT	"/proc/lock_stat"
+/* As in KVM_MMU_LOCK_INIT(). */
+#define MMU_LOCK	"&(kvm)->mmu_lock"
+
+struct lock_counts {
+	u64 writes;
+	u64 reads;
+};
+
+static inline bool lock_stat_usable(void)
+{
+	return !access(LOCK_STAT, R_OK);
+}
+
+/*
+ * Lines are "NAME-W: ..." and "NAME-R: ..." or, as long as the lock hasn't been
+ * taken for read, "NAME: ...".  The eighth number is that of acquisitions.
+ */
+static inline struct lock_counts read_mmu_lock_counts(void)
+{
+	struct lock_counts counts = {};
+	FILE *file = fopen(LOCK_STAT, "r");
+	char line[512], kind, *pos;
+	u64 nr;
+	int i;
+
+	TEST_ASSERT(file, "Can't open " LOCK_STAT);
+	while (fgets(line, sizeof(line), file)) {
+		pos = strstr(line, MMU_LOCK);
+		if (!pos)
+			continue;
+		pos += strlen(MMU_LOCK);
+		/* Lines without a colon tell who contends for the lock. */
+		if (*pos == ':')
+			kind = 'W';
+		else if (*pos == '-' && (pos[1] == 'W' || pos[1] == 'R') && pos[2] == ':')
+			kind = pos[1];
+		else
+			continue;
+		/* con-bounces contentions waittime-{min,max,total,avg} acq-bounces */
+		pos = strchr(pos, ':') + 1;
+		for (i = 0; i < 7; i++)
+			strtod(pos, &pos);
+		nr = strtoul(pos, &pos, 10);
+		if (kind == 'W')
+			counts.writes = nr;
+		else
+			counts.reads = nr;
+	}
+	fclose(file);
+	return counts;
+}
+
+#endif /* SELFTEST_KVM_LOCK_STAT_H */
