@@ -39,12 +39,12 @@
 #define TEST_SLOT	10
 #define TEST_GVA	0xc0000000ul
 #define TEST_GPA	SZ_4G
-#define TEST_MEM_SIZE	SZ_8M
+#define TEST_MEM_SIZE	SZ_4M
 /* With the smallest of all pages. */
 #define MAX_PAGES	(TEST_MEM_SIZE / SZ_4K)
 
 #define NR_VCPUS	2
-#define NR_ROUNDS	8
+#define NR_ROUNDS	4
 
 #define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
 #define IDLE_BITS	64

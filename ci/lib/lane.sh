@@ -87,6 +87,14 @@ tests_of() {
 	grep -vE '^(#|$)' "$ROOT/ci/tests/$1"
 }
 
+# lane_plan: what the lane sets before its tests.
+lane_plan() {
+	cat "$ROOT/ci/plan"
+	if [[ -f $ROOT/ci/plan.${LANE[arch]} ]]; then
+		cat "$ROOT/ci/plan.${LANE[arch]}"
+	fi
+}
+
 # fits SET: whether the set is for the architecture of the lane ("# arch:"; without, for all).
 fits() {
 	local arch
