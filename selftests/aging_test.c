@@ -205,7 +205,8 @@ static void verify_locks(struct aging *a)
 	after = read_mmu_lock_counts();
 	printf("age_write_locks=%lu\n", after.writes - before.writes);
 	printf("age_read_locks=%lu\n", after.reads - before.reads);
-	TEST_ASSERT_EQ(after.writes, before.writes);
+	TEST_ASSERT(after.writes == before.writes, "Aging took mmu_lock for write %lu times",
+		    after.writes - before.writes);
 
 	/* If nothing ever counted, the above would prove nothing. */
 	TEST_ASSERT(!mprotect(a->mem, page_size, PROT_READ) &&

@@ -33,9 +33,11 @@ part() {
 	run "$RUN" --frobnicate
 	fails_with 2 "unknown option '--frobnicate'"
 	run "$RUN" --lane nowhere
-	fails_with 2 "no lane 'nowhere'; there are: svm-shadow"
+	fails_with 2 "no lane 'nowhere'; there are: arm64-el2"
 	run "$RUN" --test nothing
 	fails_with 2 "no test or set 'nothing'"
+	run "$RUN" --lane arm64-el2 --test upstream-all
+	fails_with 2 "nothing of upstream-all is for arm64"
 	run "$RUN" --repeat many
 	fails_with 2 "--repeat takes a number"
 	run "$RUN" --kernel ./no/such/bzImage
@@ -130,8 +132,12 @@ part() {
 		[[ -f $ROOT/ci/lanes/$(sed -n 's/^Lane: //p' "$m") ]]
 		grep -q '^Expect: .' "$m"
 	done
-	# No name stands for two tests.
-	[[ -z $(sort <<<"$names" | uniq -d | grep -vFx -f <(tests_of upstream | cut -d' ' -f1)) ]]
+	# No name stands for two tests of an architecture.
+	for arch in x86_64 arm64; do
+		LANE[arch]=$arch
+		names=$(for s in $(set_names); do ! fits "$s" || tests_of "$s" | cut -d' ' -f1; done)
+		[[ -z $(sort <<<"$names" | uniq -d | grep -vFx -f <(tests_of upstream | cut -d' ' -f1)) ]]
+	done
 }
 
 @test "verdict.awk: golden cases" {
@@ -203,6 +209,7 @@ part() {
 
 @test "an initramfs of the same contents is the same bytes, whenever it is made" {
 	part lane vm
+	read_lane svm-tdp
 	mkdir -p "$KVM_STACK_BUILD" "$BATS_TEST_TMPDIR/one" "$BATS_TEST_TMPDIR/two"
 	for dir in one two; do
 		cp "$ROOT/ci/plan" "$BATS_TEST_TMPDIR/$dir/plan"

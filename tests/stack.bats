@@ -16,7 +16,7 @@ setup() {
 	commit_all "$LINUX" base
 	git -C "$LINUX" tag base
 	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/*.c
+	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
 	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
 }
 

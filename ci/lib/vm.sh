@@ -35,7 +35,8 @@ build_init() {
 
 # lane_busybox: a static busybox of the lane's architecture; prints the path.
 lane_busybox() {
-	local arch=${LANE[arch]} debs=$CACHE/deb/busybox.${LANE[arch]} log=$BUILD/busybox.log
+	local arch=${LANE[arch]}
+	local debs=$CACHE/deb/busybox.$arch log=$BUILD/busybox.log
 
 	if [[ -z $(cross_prefix "$arch") ]]; then
 		command -v busybox
