@@ -9,6 +9,7 @@
  *                                   there is no PATH, which is noted
  *   cpus FIRST                      tests run on the CPUs from number FIRST on, unless they
  *                                   choose others themselves
+ *   vm                              create a VM, and keep it: tests' VMs are never the only one
  *   test NAME SECONDS PROGRAM ARG.. run PROGRAM, at most SECONDS
  *   shell                           a shell on the console, no tests
  *
@@ -38,6 +39,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -45,6 +47,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <linux/kvm.h>
 
 /* What /plan has the kernel trace; a few lines of it say what happened to a test. */
 #define TRACE		"/sys/kernel/tracing/trace"
@@ -375,6 +379,14 @@ static void use_cpus(int first)
 		bail_out("cannot leave CPUs below %d, of %d, to others: %s", first, nr, strerror(errno));
 }
 
+static void keep_vm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, KVM_CREATE_VM, 0) < 0)
+		bail_out("cannot create a VM: %s", strerror(errno));
+}
+
 static void shell(void)
 {
 	char *argv[] = { "/bin/busybox", "sh", NULL };
@@ -454,6 +466,8 @@ int main(void)
 			continue;
 		if (!strcmp(words[0], "test") && nr_words >= 4)
 			run_test(++nr, words[1], atoi(words[2]), words + 3);
+		else if (!strcmp(words[0], "vm"))
+			keep_vm();
 		else if (!strcmp(words[0], "cpus") && nr_words == 2)
 			use_cpus(atoi(words[1]));
 		else if (!strcmp(words[0], "set") && nr_words >= 3)
