@@ -19,7 +19,6 @@
  * rmaps of the primary MMU.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,10 +26,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <linux/bitops.h>
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "page_idle.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -47,8 +47,6 @@
 #define MAX_FAULTERS	16
 
 #define MEMCG_NAME	"aging_contention_perf_test"
-#define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
-#define IDLE_BITS	64
 
 /* Shared with the guest. */
 static u64 page_size;
@@ -73,22 +71,7 @@ struct test_params {
 	bool lru_gen;
 };
 
-/* The CPUs that the test may use, before it pins threads to some of them. */
 static cpu_set_t allowed_cpus;
-
-static void pin_self_to_nth_cpu(int nth)
-{
-	int cpu;
-
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (CPU_ISSET(cpu, &allowed_cpus) && !nth--) {
-			pin_self_to_cpu(cpu);
-			return;
-		}
-	}
-	TEST_FAIL("Too few CPUs");
-}
-
 static struct contention contention;
 static bool host_stop;
 /* vCPUs fault if it's set. */
@@ -136,7 +119,7 @@ static void *vcpu_worker(void *data)
 	int prot = PROT_READ | PROT_WRITE;
 	struct ucall uc;
 
-	pin_self_to_nth_cpu(idx);
+	pin_self_to_nth_cpu(&allowed_cpus, idx);
 	while (!READ_ONCE(host_stop)) {
 		if (!READ_ONCE(faulting)) {
 			usleep(100);
@@ -151,45 +134,20 @@ static void *vcpu_worker(void *data)
 	return NULL;
 }
 
-static void look_up_pfns(struct contention *c)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	u64 page, entry;
-
-	TEST_ASSERT(fd >= 0, "/proc/self/pagemap: %s", strerror(errno));
-	for (page = 0; page < age_pages; page++) {
-		off_t index = (unsigned long)c->age_mem / page_size + page;
-
-		TEST_ASSERT(pread(fd, &entry, 8, index * 8) == 8,
-			    "/proc/self/pagemap: %s", strerror(errno));
-		/* Bit 63: present.  Bits 54:0: the PFN. */
-		TEST_ASSERT(entry >> 63, "Page %lu isn't present", page);
-		c->pfns[page] = entry & GENMASK_ULL(54, 0);
-		__TEST_REQUIRE(c->pfns[page], "Looking up PFNs requires CAP_SYS_ADMIN");
-	}
-	close(fd);
-}
-
-static void write_idle(struct contention *c, u64 word, u64 bits)
-{
-	TEST_ASSERT(pwrite(c->idle_fd, &bits, 8, word * 8) == 8, IDLE_BITMAP ": %s",
-		    strerror(errno));
-}
-
 /* Pages that are neighbours, as most are, are aged by one system call. */
 static void age_by_idle_bitmap(struct contention *c)
 {
-	u64 page, word = c->pfns[0] / IDLE_BITS, bits = 0;
+	u64 page, word = c->pfns[0] / PAGE_IDLE_BITS, bits = 0;
 
 	for (page = 0; page < age_pages; page++) {
-		if (c->pfns[page] / IDLE_BITS != word) {
-			write_idle(c, word, bits);
-			word = c->pfns[page] / IDLE_BITS;
+		if (c->pfns[page] / PAGE_IDLE_BITS != word) {
+			write_page_idle(c->idle_fd, word, bits);
+			word = c->pfns[page] / PAGE_IDLE_BITS;
 			bits = 0;
 		}
-		bits |= 1ull << (c->pfns[page] % IDLE_BITS);
+		bits |= 1ull << (c->pfns[page] % PAGE_IDLE_BITS);
 	}
-	write_idle(c, word, bits);
+	write_page_idle(c->idle_fd, word, bits);
 }
 
 static u64 total_faults(struct contention *c)
@@ -270,7 +228,7 @@ static void create_vm(struct contention *c, const struct test_params *p)
 
 	c->pfns = calloc(age_pages, sizeof(*c->pfns));
 	TEST_ASSERT(c->pfns, "No memory");
-	look_up_pfns(c);
+	look_up_pfns(c->age_mem, page_size, age_pages, c->pfns);
 }
 
 static int run_test(const char *cgroup, void *arg)
@@ -283,7 +241,7 @@ static int run_test(const char *cgroup, void *arg)
 	u64 faults;
 
 	create_vm(c, p);
-	pin_self_to_nth_cpu(nr_faulters);
+	pin_self_to_nth_cpu(&allowed_cpus, nr_faulters);
 	for (i = 0; i < (unsigned long)nr_faulters; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_worker, (void *)i);
 
@@ -352,13 +310,11 @@ int main(int argc, char *argv[])
 		}
 	}
 	TEST_ASSERT(p.age_size && !(p.age_size % SZ_2M), "Memory must be a multiple of 2M");
-	kvm_sched_getaffinity(0, sizeof(allowed_cpus), &allowed_cpus);
-	__TEST_REQUIRE(CPU_COUNT(&allowed_cpus) > nr_faulters, "%d faulting vCPUs need %d CPUs",
-		       nr_faulters, nr_faulters + 1);
+	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) > nr_faulters,
+		       "%d faulting vCPUs need %d CPUs", nr_faulters, nr_faulters + 1);
 
 	if (!p.lru_gen) {
-		contention.idle_fd = __open_path_or_exit(IDLE_BITMAP, O_RDWR,
-							 "Is CONFIG_IDLE_PAGE_TRACKING enabled?");
+		contention.idle_fd = open_page_idle();
 		return run_test(NULL, &p);
 	}
 

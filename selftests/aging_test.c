@@ -32,6 +32,7 @@
 
 #include "kvm_util.h"
 #include "lock_stat.h"
+#include "page_idle.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -45,9 +46,6 @@
 
 #define NR_VCPUS	2
 #define NR_ROUNDS	4
-
-#define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
-#define IDLE_BITS	64
 
 /* Shared with the guest. */
 enum access {
@@ -101,41 +99,16 @@ static void run_guest(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
 }
 
-static void look_up_pfns(struct aging *a)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	u64 page, entry;
-
-	TEST_ASSERT(fd >= 0, "/proc/self/pagemap: %s", strerror(errno));
-	for (page = 0; page < nr_pages; page++) {
-		off_t index = (unsigned long)a->mem / page_size + page;
-
-		TEST_ASSERT(pread(fd, &entry, 8, index * 8) == 8,
-			    "/proc/self/pagemap: %s", strerror(errno));
-		/* Bit 63: present.  Bits 54:0: the PFN. */
-		TEST_ASSERT(entry >> 63, "Page %lu isn't present", page);
-		a->pfns[page] = entry & GENMASK_ULL(54, 0);
-		__TEST_REQUIRE(a->pfns[page], "Looking up PFNs requires CAP_SYS_ADMIN");
-	}
-	close(fd);
-}
-
-/* The bitmap takes and gives words of 64 pages, and ignores bits that are zero. */
 static void mark_idle(struct aging *a, u64 page)
 {
-	u64 bit = 1ull << (a->pfns[page] % IDLE_BITS);
-
-	TEST_ASSERT(pwrite(a->idle_fd, &bit, 8, a->pfns[page] / IDLE_BITS * 8) == 8,
-		    IDLE_BITMAP ": %s", strerror(errno));
+	write_page_idle(a->idle_fd, a->pfns[page] / PAGE_IDLE_BITS,
+			1ull << (a->pfns[page] % PAGE_IDLE_BITS));
 }
 
 static bool is_idle(struct aging *a, u64 page)
 {
-	u64 bits;
-
-	TEST_ASSERT(pread(a->idle_fd, &bits, 8, a->pfns[page] / IDLE_BITS * 8) == 8,
-		    IDLE_BITMAP ": %s", strerror(errno));
-	return bits & (1ull << (a->pfns[page] % IDLE_BITS));
+	return read_page_idle(a->idle_fd, a->pfns[page] / PAGE_IDLE_BITS) &
+	       (1ull << (a->pfns[page] % PAGE_IDLE_BITS));
 }
 
 static void flush_tlbs(struct aging *a)
@@ -303,7 +276,7 @@ static void create_vm(struct aging *a)
 		pr_info("Can't drain LRU batches: %s\n", strerror(errno));
 	if (drain >= 0)
 		close(drain);
-	look_up_pfns(a);
+	look_up_pfns(a->mem, page_size, nr_pages, a->pfns);
 }
 
 static void help(char *name)
@@ -338,8 +311,7 @@ int main(int argc, char *argv[])
 		}
 	}
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
-	a->idle_fd = __open_path_or_exit(IDLE_BITMAP, O_RDWR,
-					 "Is CONFIG_IDLE_PAGE_TRACKING enabled?");
+	a->idle_fd = open_page_idle();
 	a->rng = new_kvm_random_state(seed);
 
 	create_vm(a);

@@ -42,6 +42,7 @@
 #endif
 #include "guest_modes.h"
 #include "kvm_util.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -130,22 +131,7 @@ struct contention {
 	struct histogram probes;
 };
 
-/* The CPUs that the test may use, before it pins threads to some of them. */
 static cpu_set_t allowed_cpus;
-
-static void pin_self_to_nth_cpu(int nth)
-{
-	int cpu;
-
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (CPU_ISSET(cpu, &allowed_cpus) && !nth--) {
-			pin_self_to_cpu(cpu);
-			return;
-		}
-	}
-	TEST_FAIL("Too few CPUs");
-}
-
 static struct contention contention;
 static u64 passes_wanted;
 static bool host_stop;
@@ -293,7 +279,7 @@ static void *vcpu_worker(void *data)
 	struct kvm_vcpu *vcpu = data;
 	struct ucall uc;
 
-	pin_self_to_nth_cpu(vcpu->id);
+	pin_self_to_nth_cpu(&allowed_cpus, vcpu->id);
 
 	for (;;) {
 		vcpu_run(vcpu);
@@ -322,7 +308,7 @@ static void *invalidator(void *data)
 	struct timespec start;
 	u64 seq;
 
-	pin_self_to_nth_cpu(2 + nr_faulters);
+	pin_self_to_nth_cpu(&allowed_cpus, 2 + nr_faulters);
 
 	while (!READ_ONCE(host_stop)) {
 		seq = READ_ONCE(*c->harvest_seq);
@@ -344,7 +330,7 @@ static void *prober(void *data)
 	struct timespec start;
 	u64 seq;
 
-	pin_self_to_nth_cpu(2 + nr_faulters);
+	pin_self_to_nth_cpu(&allowed_cpus, 2 + nr_faulters);
 
 	while (!READ_ONCE(host_stop)) {
 		seq = READ_ONCE(*c->harvest_seq);
@@ -545,7 +531,7 @@ static void run_size(enum vm_guest_mode mode, const struct test_params *p, u64 s
 
 	WRITE_ONCE(host_stop, false);
 	WRITE_ONCE(passes_wanted, p->keep_writing ? -1ull : 1);
-	pin_self_to_nth_cpu(1 + nr_faulters);
+	pin_self_to_nth_cpu(&allowed_cpus, 1 + nr_faulters);
 	for (i = 0; i < 1 + nr_faulters; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_worker, c->vcpus[i]);
 	if (p->invalidate)
@@ -658,8 +644,7 @@ int main(int argc, char *argv[])
 	TEST_ASSERT(is_power_of_2(p.min_size) && p.min_size >= SZ_2M && p.max_size >= p.min_size,
 		    "Sizes must be powers of two from 2M, the smallest first");
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) || !p.manual);
-	kvm_sched_getaffinity(0, sizeof(allowed_cpus), &allowed_cpus);
-	__TEST_REQUIRE(CPU_COUNT(&allowed_cpus) >= 3 + nr_faulters,
+	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) >= 3 + nr_faulters,
 		       "%d faulting vCPUs need %d CPUs", nr_faulters, 3 + nr_faulters);
 
 	for_each_guest_mode(run_test, &p);

@@ -33,6 +33,7 @@
 
 #include "guest_modes.h"
 #include "kvm_util.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -145,22 +146,7 @@ struct mirror {
 	u64 nr_noises[NR_NOISES];
 };
 
-/* The CPUs that the test may use, before it pins threads to some of them. */
 static cpu_set_t allowed_cpus;
-
-static void pin_self_to_nth_cpu(int nth)
-{
-	int cpu;
-
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (CPU_ISSET(cpu, &allowed_cpus) && !nth--) {
-			pin_self_to_cpu(cpu);
-			return;
-		}
-	}
-	TEST_FAIL("Too few CPUs");
-}
-
 static struct mirror mirror;
 static bool vcpus_running;
 static bool noise_stop;
@@ -303,7 +289,7 @@ static void *vcpu_worker(void *data)
 	struct ucall uc;
 
 	/* Preempting a vCPU for another one hides races, more than it adds. */
-	pin_self_to_nth_cpu(vcpu->id);
+	pin_self_to_nth_cpu(&allowed_cpus, vcpu->id);
 
 	while (!READ_ONCE(vcpus_running))
 		sched_yield();
@@ -549,7 +535,7 @@ static void *noise_worker(void *data)
 	int pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
 
 	/* All noise comes from one CPU, which is no vCPU's. */
-	pin_self_to_nth_cpu(m->p->nr_vcpus);
+	pin_self_to_nth_cpu(&allowed_cpus, m->p->nr_vcpus);
 
 	while (!READ_ONCE(noise_stop)) {
 		if (!make_noise(m, kind, &rng, pagemap_fd, idle_fd)) {
@@ -720,7 +706,7 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 	create_vm(mode, m);
 
 	/* The CPUs up to here are the vCPUs', the next one is for all noise. */
-	pin_self_to_nth_cpu(p->nr_vcpus + 1);
+	pin_self_to_nth_cpu(&allowed_cpus, p->nr_vcpus + 1);
 	WRITE_ONCE(vcpus_running, false);
 	WRITE_ONCE(noise_stop, false);
 	for (i = 0; i < p->nr_vcpus; i++)
@@ -910,8 +896,7 @@ int main(int argc, char *argv[])
 	TEST_ASSERT(p.mem_size && !(p.mem_size % SZ_2M), "Memory must be a multiple of 2M");
 
 	/* One CPU a vCPU, one for the noise, one for the harvester. */
-	kvm_sched_getaffinity(0, sizeof(allowed_cpus), &allowed_cpus);
-	__TEST_REQUIRE(CPU_COUNT(&allowed_cpus) >= p.nr_vcpus + 2,
+	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) >= p.nr_vcpus + 2,
 		       "%d vCPUs need %d CPUs", p.nr_vcpus, p.nr_vcpus + 2);
 
 	__TEST_REQUIRE(!p.nested || nested_supported(),
