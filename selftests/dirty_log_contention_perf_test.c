@@ -7,9 +7,11 @@
  * vCPUs stand still.  This test measures what they do to everyone else, for
  * memslots of growing size:
  *
- *  - a writer vCPU writes all of the memslot before each harvest, so that there
- *    is something to harvest; with -w it goes on writing during the harvest, which
- *    takes one more CPU that is really there;
+ *  - a writer vCPU, with the help of the faulting ones, writes all of the memslot
+ *    before each harvest, so that there is something to harvest; with -w it does so
+ *    alone, and goes on during the harvest, which takes one more CPU that is really
+ *    there.  How long it takes to write all of the memslot after a harvest, i.e. to
+ *    take a fault on each page, is "redirty";
  *  - faulting vCPUs take page faults on another memslot, without dirty logging.
  *    The guest measures each access: the time of the slowest one during a
  *    harvest is how long a harvest stops a vCPU that has nothing to do with it;
@@ -37,9 +39,7 @@
 #include <linux/log2.h>
 #include <linux/sizes.h>
 
-#ifdef __aarch64__
-#include "arch_timer.h"
-#endif
+#include "guest_clock.h"
 #include "guest_modes.h"
 #include "kvm_util.h"
 #include "pin_util.h"
@@ -51,7 +51,9 @@
 #define FAULT_SLOT		11
 #define PROBE_SLOT		12
 
-#define FAULT_MEM_SIZE		SZ_64M
+/* As much as it takes to fault on for as long as a harvest takes, and then some. */
+#define MIN_FAULT_MEM_SIZE	SZ_64M
+#define FAULT_MEM_SIZE(size)	max_t(u64, MIN_FAULT_MEM_SIZE, (size) / 16)
 #define PROBE_MEM_SIZE		SZ_4M
 #define LOG_GVA			0x100000000ul
 #define FAULT_GVA		0xc0000000ul
@@ -90,6 +92,9 @@ struct faulter {
 	u64 enough;
 	/* The last round that has ended. */
 	u64 finished;
+	/* Written by the host: the pass over the memslot to make, and the last one made. */
+	u64 pass;
+	u64 passes;
 } __aligned(4096);
 
 /* Shared with the guest. */
@@ -97,6 +102,7 @@ static u64 page_size;
 static u64 log_pages;
 static u64 fault_pages;
 static int nr_faulters = 1;
+static int nr_writers;
 static struct faulter faulters[MAX_FAULTERS];
 static u64 writer_passes;
 /* Odd while a harvest runs; an access can begin before one and end after it. */
@@ -190,43 +196,27 @@ static u64 histogram_permille(const struct histogram *h, int permille)
 	return h->max;
 }
 
-#if defined(__x86_64__)
-static u64 guest_clock(void)
-{
-	return rdtsc();
-}
-
-static double ns_per_tick(struct kvm_vcpu *vcpu)
-{
-	return 1e6 / __vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL);
-}
-#elif defined(__aarch64__)
-static u64 guest_clock(void)
-{
-	return timer_get_cntct(VIRTUAL);
-}
-
-/* The host's counter ticks like the guest's. */
-static double ns_per_tick(struct kvm_vcpu *vcpu)
-{
-	return 1e9 / timer_get_cntfrq();
-}
-#else
-#error "The guest's clock, and its frequency, are known for x86 and arm64 only"
-#endif
-
 static bool during_harvest(u64 before, u64 after)
 {
 	return before != after || before % 2;
 }
 
+/* Write a vCPU's share of the memslot. */
+static void write_memory(int idx, u64 pass)
+{
+	u64 page = log_pages / nr_writers * idx;
+	u64 end = idx == nr_writers - 1 ? log_pages : page + log_pages / nr_writers;
+
+	for (; page < end && !READ_ONCE(guest_stop); page++)
+		WRITE_ONCE(*(u64 *)(LOG_GVA + page * page_size), pass);
+}
+
 static void writer_code(void)
 {
-	u64 pass, page;
+	u64 pass;
 
 	for (pass = 1; !READ_ONCE(guest_stop); pass++) {
-		for (page = 0; page < log_pages && !READ_ONCE(guest_stop); page++)
-			WRITE_ONCE(*(u64 *)(LOG_GVA + page * page_size), pass);
+		write_memory(WRITER, pass);
 		WRITE_ONCE(writer_passes, pass);
 		GUEST_SYNC(pass);
 	}
@@ -238,12 +228,17 @@ static void faulter_code(int idx)
 {
 	u64 first = fault_pages / nr_faulters * idx;
 	struct faulter *f = &faulters[idx];
-	u64 start, ticks, round, page, seq;
+	u64 start, ticks, round, page, pass, seq;
 
 	for (round = 1; ; round++) {
 		while (READ_ONCE(f->round) != round) {
 			if (READ_ONCE(guest_stop))
 				GUEST_DONE();
+			pass = READ_ONCE(f->pass);
+			if (pass != f->passes) {
+				write_memory(1 + idx, pass);
+				WRITE_ONCE(f->passes, pass);
+			}
 			cpu_relax();
 		}
 
@@ -381,6 +376,7 @@ static void report(u64 size, const char *what, const struct histogram *h, double
 static void dirty_memory(struct contention *c)
 {
 	u64 end;
+	int i;
 
 	if (c->p->keep_writing) {
 		/* The pass that is under way may be past pages already. */
@@ -389,24 +385,34 @@ static void dirty_memory(struct contention *c)
 		end = passes_wanted + 1;
 		WRITE_ONCE(passes_wanted, end);
 	}
+	for (i = 1; i < nr_writers; i++)
+		WRITE_ONCE(c->faulters[i - 1].pass, end);
+
 	while (READ_ONCE(*c->writer_passes) < end)
 		usleep(1000);
+	for (i = 1; i < nr_writers; i++) {
+		while (READ_ONCE(c->faulters[i - 1].passes) != end)
+			usleep(1000);
+	}
 }
 
 static void run_iteration(struct contention *c, u64 size, u64 round)
 {
 	struct histogram stalls = {}, idle = {};
 	u64 flushes, dirty = 0, start_faults, page;
+	struct timespec start, redirty;
 	s64 ns;
 	int i;
 
 	/* Zap the faulting vCPUs' mappings. */
-	TEST_ASSERT(!mprotect(c->fault_mem, FAULT_MEM_SIZE, PROT_READ) &&
-		    !mprotect(c->fault_mem, FAULT_MEM_SIZE, PROT_READ | PROT_WRITE),
+	TEST_ASSERT(!mprotect(c->fault_mem, FAULT_MEM_SIZE(size), PROT_READ) &&
+		    !mprotect(c->fault_mem, FAULT_MEM_SIZE(size), PROT_READ | PROT_WRITE),
 		    "mprotect: %s", strerror(errno));
 	memset(&c->invalidations, 0, sizeof(c->invalidations));
 	memset(&c->probes, 0, sizeof(c->probes));
+	clock_gettime(CLOCK_MONOTONIC, &start);
 	dirty_memory(c);
+	redirty = timespec_elapsed(start);
 
 	for (i = 0; i < nr_faulters; i++) {
 		memset(&c->faulters[i].harvest, 0, sizeof(c->faulters[i].harvest));
@@ -438,6 +444,9 @@ static void run_iteration(struct contention *c, u64 size, u64 round)
 	for (page = 0; page < log_pages; page++)
 		dirty += test_bit(page, c->bitmap);
 
+	if (!c->p->keep_writing)
+		printf("slot_mib=%lu redirty_us=%.1f\n", size / SZ_1M,
+		       timespec_to_ns(redirty) / 1000.0);
 	printf("slot_mib=%lu harvest_us=%.1f\n", size / SZ_1M, ns / 1000.0);
 	printf("slot_mib=%lu harvest_pages=%lu\n", size / SZ_1M, dirty);
 	printf("slot_mib=%lu harvest_flush_requests=%lu\n", size / SZ_1M, flushes);
@@ -472,7 +481,7 @@ static void create_vm(enum vm_guest_mode mode, struct contention *c, u64 size)
 	page_size = vm_guest_mode_params[mode].page_size;
 	TEST_ASSERT(page_size == (u64)getpagesize(), "Guest and host pages must be of one size");
 	log_pages = size / page_size;
-	fault_pages = FAULT_MEM_SIZE / page_size;
+	fault_pages = FAULT_MEM_SIZE(size) / page_size;
 	probe_pages = PROBE_MEM_SIZE / page_size;
 
 	vm = __vm_create(VM_SHAPE(mode), 1 + nr_faulters, 2 * (log_pages + fault_pages));
@@ -493,12 +502,12 @@ static void create_vm(enum vm_guest_mode mode, struct contention *c, u64 size)
 				    KVM_MEM_LOG_DIRTY_PAGES);
 	virt_map(vm, LOG_GVA, gpa, log_pages);
 
-	gpa = align_down(gpa - FAULT_MEM_SIZE, SZ_2M);
+	gpa = align_down(gpa - FAULT_MEM_SIZE(size), SZ_2M);
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, gpa, FAULT_SLOT, fault_pages, 0);
 	virt_map(vm, FAULT_GVA, gpa, fault_pages);
 	c->fault_mem = addr_gpa2hva(vm, gpa);
 	/* In place, so that faults are KVM's alone. */
-	populate(c->fault_mem, FAULT_MEM_SIZE);
+	populate(c->fault_mem, FAULT_MEM_SIZE(size));
 
 	gpa = align_down(gpa - PROBE_MEM_SIZE, SZ_2M);
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, gpa, PROBE_SLOT, probe_pages,
@@ -510,6 +519,7 @@ static void create_vm(enum vm_guest_mode mode, struct contention *c, u64 size)
 	sync_global_to_guest(vm, log_pages);
 	sync_global_to_guest(vm, fault_pages);
 	sync_global_to_guest(vm, nr_faulters);
+	sync_global_to_guest(vm, nr_writers);
 
 	/* Everything else is zero in a new VM, and is read and written in place. */
 	c->vm = vm;
@@ -530,7 +540,7 @@ static void run_size(enum vm_guest_mode mode, const struct test_params *p, u64 s
 	create_vm(mode, c, size);
 
 	WRITE_ONCE(host_stop, false);
-	WRITE_ONCE(passes_wanted, p->keep_writing ? -1ull : 1);
+	WRITE_ONCE(passes_wanted, p->keep_writing ? -1ull : 0);
 	pin_self_to_nth_cpu(&allowed_cpus, 1 + nr_faulters);
 	for (i = 0; i < 1 + nr_faulters; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_worker, c->vcpus[i]);
@@ -643,6 +653,7 @@ int main(int argc, char *argv[])
 	}
 	TEST_ASSERT(is_power_of_2(p.min_size) && p.min_size >= SZ_2M && p.max_size >= p.min_size,
 		    "Sizes must be powers of two from 2M, the smallest first");
+	nr_writers = p.keep_writing ? 1 : 1 + nr_faulters;
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) || !p.manual);
 	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) >= 3 + nr_faulters,
 		       "%d faulting vCPUs need %d CPUs", nr_faulters, 3 + nr_faulters);

@@ -29,6 +29,12 @@ part() {
 	[[ $status == 0 && $output == *"make run"* && $output == *"make check"* ]]
 }
 
+@test "an emulator that cannot be had is the environment's fault, before anything is built" {
+	sed 's/^suite=.*/suite=no-such-suite/; s/^package=.*/package=no-such-package/' "$PROJECT/ci/lanes/arm64-nv" >"$PROJECT/ci/lanes/far"
+	run "$RUN" --lane far
+	fails_with 3 "cannot download no-such-package of no-such-suite"
+}
+
 @test "wrong usage ends with one line and exit 2, before anything is built" {
 	run "$RUN" --frobnicate
 	fails_with 2 "unknown option '--frobnicate'"
@@ -70,7 +76,7 @@ part() {
 	run "$PROJECT/ci/mutants" none
 	fails_with 2 "no mutation 'none'"
 	run "$PROJECT/ci/models" none
-	fails_with 2 "no litmus test 'none'"
+	fails_with 2 "no litmus test or model 'none'"
 	run "$PROJECT/ci/models" --none
 	fails_with 2 "unknown option '--none'"
 	run "$PROJECT/ci/check" none

@@ -405,7 +405,71 @@ Assisted-by: LLM"
 	fails_with 3 "cannot install no-such-package-anywhere"
 }
 
-@test "send refuses" {
-	run "$STACK" send one -o "$BATS_TEST_TMPDIR/out"
-	fails_with 2 "not yet"
+# fake_maintainers: what scripts/get_maintainer.pl would say, in words of the test's own.
+fake_maintainers() {
+	cat >"$LINUX/scripts/get_maintainer.pl" <<-'E'
+		#!/bin/sh
+		case $* in *--nol*) echo "M <maintainer@localhost>" ;; *) echo kvm@localhost ;; esac
+	E
+	chmod +x "$LINUX/scripts/get_maintainer.pl"
+	printf '# All\n\n## one\n\nKVM: One\n\nWhy one.\n\n## two\n\nKVM: Two\n\nWhy\ntwo.\n\n| a | b |\n|---|---|\n' >"$PROJECT/COVER-LETTER.md"
+}
+
+@test "send refuses what nobody has signed off, unless it is a dry run" {
+	three_patches
+	fake_maintainers
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out"
+	fails_with 1 "no Signed-off-by of its author"
+	[[ ! -e $BATS_TEST_TMPDIR/out ]]
+	git -C "$LINUX" -c user.name=T -c user.email=t@localhost rebase -q --signoff base
+	git -C "$LINUX" branch -f topic/one HEAD~2
+	git -C "$LINUX" branch -f topic/two HEAD
+	"$STACK" export
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out"
+	[[ $status == 0 ]]
+	sed -i 's/^Signed-off-by: .*/Signed-off-by: Somebody Else <else@localhost>/' "$PROJECT"/patches/*.patch
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/other"
+	fails_with 1 "no Signed-off-by of its author"
+}
+
+@test "send's mails go through b4 am and apply to the base byte for byte" {
+	three_patches
+	fake_maintainers
+	out=$BATS_TEST_TMPDIR/out
+	run "$STACK" send two -o "$out" --dry-run
+	[[ $status == 0 && $output == *"nobody has certified them"* ]]
+	grep -qx 'Subject: \[PATCH 0/2\] KVM: Two' "$out/0000-cover-letter.patch"
+	grep -qx 'Why two.' "$out/0000-cover-letter.patch"
+	grep -qx '| a | b |' "$out/0000-cover-letter.patch"
+	grep -qx 'To: M <maintainer@localhost>' "$out/0001"*
+	grep -qx 'Cc: kvm@localhost' "$out/0002"*
+	grep -qx "base-commit: $(git -C "$LINUX" rev-parse base)" "$out/0000-cover-letter.patch"
+	[[ $(grep -c '^prerequisite-patch-id: ' "$out/0000-cover-letter.patch") == 1 ]]
+
+	mkdir "$BATS_TEST_TMPDIR/am"
+	id=$(sed -n 's/^Message-I[dD]: <\(.*\)>$/\1/p' "$out/0000-cover-letter.patch")
+	(cd "$LINUX" && b4 --offline-mode -n am -m "$out/two.mbox" -o "$BATS_TEST_TMPDIR/am" "$id")
+	tree=$(git -C "$LINUX" rev-parse 'stack^{tree}')
+	git -C "$LINUX" checkout -q topic/one
+	git -C "$LINUX" -c user.name=T -c user.email=t@localhost am -q "$BATS_TEST_TMPDIR"/am/*.mbx
+	[[ $(git -C "$LINUX" rev-parse 'HEAD^{tree}') == "$tree" ]]
+}
+
+@test "send says what it cannot do" {
+	three_patches
+	fake_maintainers
+	run "$STACK" send two
+	fails_with 2 "-o DIR"
+	run "$STACK" send three -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 2 "no topic 'three'"
+	mkdir "$BATS_TEST_TMPDIR/full" && touch "$BATS_TEST_TMPDIR/full/file"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/full" --dry-run
+	fails_with 2 "is not empty"
+	sed -i '/^## two/,$d' "$PROJECT/COVER-LETTER.md"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 1 "no section '## two'"
+	sed -i 's/^line 5$/line five/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Not exported"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 3 "apply or export first"
 }

@@ -9,7 +9,8 @@ lane_names() {
 }
 
 # read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
-# default; about, from the first line; image and console, from arch.
+# default; about, from the first line; image and console, from arch. Where Debian stable's emulator
+# is too old: suite, package.
 read_lane() {
 	local file=$ROOT/ci/lanes/$1 line
 

@@ -53,6 +53,36 @@ lane_busybox() {
 	printf '%s\n' "$debs/bin/busybox"
 }
 
+# lane_emulator: fills EMULATOR, what starts the lane's emulator. Where this machine's is too old
+# ("suite=" and "package=" in the lane), that suite's, with all its libraries, is unpacked below
+# $CACHE and started through the libc it was built for.
+lane_emulator() {
+	local suite=${LANE[suite]-} package=${LANE[package]-} root lib deb log=$BUILD/emulator.log
+
+	EMULATOR=("${LANE[emulator]}")
+	[[ $suite ]] || return 0
+	root=$CACHE/deb/$package.$suite
+	if [[ ! -f $root/complete ]]; then
+		need_disk 1500 "$package"
+		say "downloading $package of $suite"
+		rm -rf "$root" && mkdir -p "$root/debs/partial"
+		# Nothing counts as installed: all it depends on comes along.
+		: >"$root/status"
+		(private_apt "$suite" apt-get update &&
+			private_apt "$suite" apt-get -o Dir::State::status="$root/status" -o Dir::Cache::archives="$root/debs" \
+				-o Debug::NoLocking=1 -y --download-only --no-install-recommends install "$package") >"$log" 2>&1 ||
+			die $E_ENV "cannot download $package of $suite: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
+		for deb in "$root"/debs/*.deb; do
+			dpkg-deb -x "$deb" "$root" || die $E_ENV "cannot unpack $deb: disk full?"
+		done
+		rm -r "$root/debs" "$root/status"
+		touch "$root/complete"
+	fi
+	lib=$root/usr/lib/$(gcc -print-multiarch)
+	EMULATOR=(env "QEMU_MODULE_DIR=$lib/qemu" "$lib"/ld-linux*.so.* --library-path "$lib"
+		"$root/usr/bin/${LANE[emulator]}" -L "$root/usr/share/qemu")
+}
+
 # make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN or by path, as
 # DIR/initramfs.
 make_initramfs() {
@@ -90,7 +120,8 @@ qemu_command() {
 
 	[[ $3 == kvm ]] && cpu=host
 	[[ ${LANE[arch]} == x86_64 ]] && arch_append=tsc=reliable
-	QEMU=("${LANE[emulator]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
+	lane_emulator
+	QEMU=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
 		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
 		-append "console=${LANE[console]} oops=panic panic=-1 hung_task_panic=1 nokaslr ${arch_append} loglevel=7 ${LANE[append]} ${CMDLINE-}"

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Verify that KVM_RESET_DIRTY_RINGS write-protects every page it resets the entry of,
+ * when signals interrupt it.
+ *
+ * KVM write-protects pages in batches, and stops early if a signal is pending.  Have a
+ * timer send signals while the dirty ring is reset, in as many calls as it takes, have
+ * the guest write all pages once more, and verify that all of them are in the ring
+ * again.  A page that is not was left writable, i.e. its next write is lost.
+ *
+ * What can't be tested: whether a call that was interrupted could have done more.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+
+#include <asm/barrier.h>
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define TEST_SLOT	10
+#define TEST_GVA	0xc0000000ul
+#define TEST_GPA	SZ_4G
+#define NR_PAGES	8192
+/* The guest writes a few pages more, and some entries are reserved. */
+#define RING_ENTRIES	(2 * NR_PAGES)
+#define ROUNDS		8
+/* Far less than a reset takes, far more than a signal takes. */
+#define SIGNAL_USEC	100
+
+/* Shared with the guest. */
+static u64 page_size;
+
+static volatile sig_atomic_t nr_signals;
+
+static void count_signal(int sig)
+{
+	nr_signals++;
+}
+
+static void guest_code(void)
+{
+	u64 page;
+
+	for (;;) {
+		for (page = 0; page < NR_PAGES; page++)
+			WRITE_ONCE(*(u64 *)(TEST_GVA + page * page_size), page);
+		GUEST_SYNC(0);
+	}
+}
+
+static void guest_write_all(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+}
+
+/* Returns the number of entries, and sets the bits of the test's pages. */
+static u32 harvest(struct kvm_dirty_gfn *ring, u32 *fetch, unsigned long *bitmap)
+{
+	struct kvm_dirty_gfn *entry = &ring[*fetch % RING_ENTRIES];
+	u32 nr;
+
+	bitmap_zero(bitmap, NR_PAGES);
+	for (nr = 0; smp_load_acquire(&entry->flags) == KVM_DIRTY_GFN_F_DIRTY; nr++) {
+		if (entry->slot == TEST_SLOT)
+			set_bit(entry->offset, bitmap);
+		smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
+		entry = &ring[++*fetch % RING_ENTRIES];
+	}
+	return nr;
+}
+
+/* Returns how many calls reset something, but not all that was left. */
+static u32 reset_with_signals(struct kvm_vm *vm, u32 nr)
+{
+	struct itimerval timer = {
+		.it_value.tv_usec = SIGNAL_USEC,
+		.it_interval.tv_usec = SIGNAL_USEC,
+	};
+	u32 done, interrupted = 0;
+
+	setitimer(ITIMER_REAL, &timer, NULL);
+	while (nr) {
+		done = kvm_vm_reset_dirty_ring(vm);
+		TEST_ASSERT(done <= nr, "%u entries reset, there are %u", done, nr);
+		interrupted += done && done < nr;
+		nr -= done;
+	}
+	timer = (struct itimerval) {};
+	setitimer(ITIMER_REAL, &timer, NULL);
+	return interrupted;
+}
+
+int main(void)
+{
+	u32 fetch = 0, nr, interrupted = 0, missed = 0, round, page;
+	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
+	struct kvm_dirty_gfn *ring;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
+		     kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL));
+
+	vm = __vm_create(VM_SHAPE_DEFAULT, 1, 0);
+	vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+	vcpu = vm_vcpu_add(vm, 0, guest_code);
+	kvm_arch_vm_finalize_vcpus(vm);
+	page_size = vm->page_size;
+	sync_global_to_guest(vm, page_size);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
+				    KVM_MEM_LOG_DIRTY_PAGES);
+	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	ring = vcpu_map_dirty_ring(vcpu);
+
+	signal(SIGALRM, count_signal);
+
+	for (round = 0; round < ROUNDS; round++) {
+		guest_write_all(vcpu);
+		nr = harvest(ring, &fetch, bitmap);
+		for (page = 0; page < NR_PAGES; page++) {
+			if (!test_bit(page, bitmap) && missed++ < 4)
+				pr_info("Round %u: write to page %u missed\n", round, page);
+		}
+		interrupted += reset_with_signals(vm, nr);
+	}
+
+	printf("interrupted=%u missed=%u\n", interrupted, missed);
+	/* On a machine so fast that no signal gets in, the test proves nothing. */
+	__TEST_REQUIRE(interrupted, "None of %d resets was interrupted by one of %d signals",
+		       ROUNDS, (int)nr_signals);
+	TEST_ASSERT(!missed, "%u of %u writes were not logged", missed, ROUNDS * NR_PAGES);
+
+	kvm_vm_free(vm);
+	free(bitmap);
+	return 0;
+}

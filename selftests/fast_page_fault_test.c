@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Verify that KVM fixes write-protection faults due to dirty logging without mmu_lock,
+ * and none that it must not fix that way.
+ *
+ * A guest writes pages, the host reads the dirty log, the guest writes the pages again:
+ * each of those faults is fixed fast, according to the vCPU's pf_fast, and each of the
+ * pages is logged.  So it is for a guest, and for a nested guest whose pages L1 maps as
+ * huge pages or 4K pages.
+ *
+ * With shadow paging, pages of a guest are also write-protected because
+ *  - the guest's PTE isn't dirty: the guest must find it dirty after it wrote the page;
+ *  - the page is a page table: what the guest writes to it must take effect.
+ * With TDP, both is the hardware's business, and the test can't but pass.
+ *
+ * What can't be tested: that a fault that was fixed fast didn't take mmu_lock nonetheless.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "svm_util.h"
+#include "test_util.h"
+#include "ucall_common.h"
+#include "vmx.h"
+
+#define TEST_SLOT	10
+#define NR_PAGES	512ul
+#define TEST_SIZE	(NR_PAGES * PAGE_SIZE)
+#define TEST_GPA	((gpa_t)SZ_4G)
+#define TEST_GVA	0xc0000000ul
+#define PTE_GVA		0xd0000000ul
+
+enum nested {
+	NOT_NESTED,
+	NESTED_HUGE,
+	NESTED_4K,
+};
+
+static const char * const names[] = {
+	[NOT_NESTED]	= "guest",
+	[NESTED_HUGE]	= "nested guest, huge pages",
+	[NESTED_4K]	= "nested guest, 4K pages",
+};
+
+/* Set by the host: where the guest finds the PTE of the first page, and masks. */
+static u64 *guest_pte;
+static u64 pte_dirty;
+static u64 pte_page_1;
+
+static void write_all(u64 value)
+{
+	u64 page;
+
+	for (page = 0; page < NR_PAGES; page++)
+		WRITE_ONCE(*(u64 *)(TEST_GVA + page * PAGE_SIZE), value + page);
+}
+
+static void dirty_pages(void)
+{
+	write_all(1);
+	GUEST_SYNC(1);
+	write_all(2);
+	GUEST_SYNC(2);
+}
+
+static void use_page_tables(void)
+{
+	u64 *mem = (u64 *)TEST_GVA;
+
+	/* A page that isn't dirty, according to the guest, after the log was read. */
+	WRITE_ONCE(*guest_pte, READ_ONCE(*guest_pte) & ~pte_dirty);
+	invlpg(TEST_GVA);
+	READ_ONCE(*mem);
+	GUEST_SYNC(3);
+	WRITE_ONCE(*mem, 3);
+	GUEST_ASSERT(READ_ONCE(*guest_pte) & pte_dirty);
+
+	/*
+	 * Loading CR3 synchronizes the page tables' shadow, which the above let get out
+	 * of sync, i.e. the page table is write-protected again.
+	 */
+	set_cr3(get_cr3());
+	GUEST_ASSERT_EQ(READ_ONCE(*mem), 3);
+	WRITE_ONCE(*guest_pte, pte_page_1);
+	invlpg(TEST_GVA);
+	GUEST_ASSERT_EQ(READ_ONCE(*mem), 2 + 1);
+}
+
+static void guest_code(void)
+{
+	dirty_pages();
+	use_page_tables();
+	GUEST_DONE();
+}
+
+static void l2_guest_code(void)
+{
+	dirty_pages();
+	GUEST_DONE();
+}
+
+static void l1_guest_code(void *nested)
+{
+	if (this_cpu_has(X86_FEATURE_VMX)) {
+		GUEST_ASSERT(prepare_for_vmx_operation(nested));
+		GUEST_ASSERT(load_vmcs(nested));
+		prepare_vmcs(nested, l2_guest_code);
+		vmlaunch();
+	} else {
+		struct svm_test_data *svm = nested;
+
+		generic_svm_setup(svm, l2_guest_code);
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	}
+	GUEST_FAIL("L2 exited to L1");
+}
+
+static void setup_nested(struct kvm_vm *vm, struct kvm_vcpu *vcpu, enum nested nested)
+{
+	gva_t nested_gva;
+
+	vm_enable_tdp(vm);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(vm, &nested_gva);
+	else
+		vcpu_alloc_svm(vm, &nested_gva);
+	vcpu_arch_set_entry_point(vcpu, l1_guest_code);
+	vcpu_args_set(vcpu, 1, nested_gva);
+
+	if (nested == NESTED_HUGE)
+		tdp_identity_map_1g(vm, TEST_GPA, SZ_1G);
+	else
+		tdp_map(vm, TEST_GPA, TEST_GPA, TEST_SIZE);
+	tdp_identity_map_default_memslots(vm);
+}
+
+static void run(struct kvm_vcpu *vcpu, u64 cmd)
+{
+	struct ucall uc;
+	u64 got;
+
+	vcpu_run(vcpu);
+	got = get_ucall(vcpu, &uc);
+	if (got == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+	TEST_ASSERT(got == cmd, "Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+}
+
+static u64 harvest(struct kvm_vm *vm)
+{
+	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
+	u64 page, nr = 0;
+
+	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+	for (page = 0; page < NR_PAGES; page++)
+		nr += test_bit(page, bitmap);
+	free(bitmap);
+	return nr;
+}
+
+static void test_guest(enum nested nested)
+{
+	u64 fast, logged, *pte;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
+				    KVM_MEM_LOG_DIRTY_PAGES);
+	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	pte = vm_get_pte(vm, TEST_GVA);
+	virt_map(vm, PTE_GVA, align_down(addr_hva2gpa(vm, pte), PAGE_SIZE), 1);
+	guest_pte = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
+	pte_dirty = PTE_DIRTY_MASK(&vm->mmu);
+	pte_page_1 = *vm_get_pte(vm, TEST_GVA + PAGE_SIZE);
+	sync_global_to_guest(vm, guest_pte);
+	sync_global_to_guest(vm, pte_dirty);
+	sync_global_to_guest(vm, pte_page_1);
+	if (nested != NOT_NESTED)
+		setup_nested(vm, vcpu, nested);
+
+	run(vcpu, UCALL_SYNC);
+	TEST_ASSERT_EQ(harvest(vm), NR_PAGES);
+
+	fast = vcpu_get_stat(vcpu, pf_fast);
+	run(vcpu, UCALL_SYNC);
+	fast = vcpu_get_stat(vcpu, pf_fast) - fast;
+	logged = harvest(vm);
+	printf("guest=\"%s\" pages=%lu fixed_fast=%lu logged=%lu\n", names[nested], NR_PAGES,
+	       fast, logged);
+	TEST_ASSERT_EQ(logged, NR_PAGES);
+	TEST_ASSERT(fast == NR_PAGES, "%s: %lu of %lu faults were fixed fast", names[nested],
+		    fast, NR_PAGES);
+
+	if (nested == NOT_NESTED) {
+		run(vcpu, UCALL_SYNC);
+		harvest(vm);
+	}
+	run(vcpu, UCALL_DONE);
+	kvm_vm_free(vm);
+}
+
+int main(void)
+{
+	test_guest(NOT_NESTED);
+	if (kvm_cpu_has_tdp()) {
+		test_guest(NESTED_HUGE);
+		test_guest(NESTED_4K);
+	}
+	return 0;
+}

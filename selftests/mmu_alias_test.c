@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Verify that KVM keeps track of which gfn a guest's page tables map, if two gfns share
+ * a page of the host.
+ *
+ * Two memslots have the same memory.  The guest re-points a PTE from one to the other,
+ * without INVLPG, and then takes a page fault on it, i.e. from then on, its accesses are
+ * to the other gfn.  Verify that
+ *  - its writes are logged, as writes to either gfn: whoever migrates the guest has to
+ *    deal with aliases, but a write that is in neither log is lost;
+ *  - KVM drops the mapping when the host replaces the other memslot's page.
+ *
+ * This is about shadow paging, where KVM has to find out.  With TDP, hardware walks the
+ * guest's page tables, and the test can't but pass.
+ *
+ * What can't be tested: accesses by means of what a TLB may still hold until INVLPG.
+ * Those are legitimately to the first gfn.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define SLOT_A		10
+#define SLOT_B		11
+#define GPA_A		((gpa_t)SZ_4G)
+#define GPA_B		((gpa_t)SZ_4G + SZ_1G)
+#define TEST_GVA	0xc0000000ul
+#define PTE_GVA		0xd0000000ul
+
+enum stage {
+	WROTE_A,
+	WROTE_B,
+	WROTE_B_AGAIN,
+	READ_B,
+};
+
+/* Set by the host: where the guest finds the PTE, and what to write to it. */
+static u64 *guest_pte;
+static u64 guest_pte_b;
+
+static u64 *guest_mem = (u64 *)TEST_GVA;
+
+static void guest_code(void)
+{
+	WRITE_ONCE(*guest_mem, 1);
+	GUEST_SYNC(WROTE_A);
+
+	/* No INVLPG: not needed, as the host has write-protected the page. */
+	WRITE_ONCE(*guest_pte, guest_pte_b);
+	WRITE_ONCE(*guest_mem, 2);
+	GUEST_SYNC(WROTE_B);
+
+	WRITE_ONCE(*guest_mem, 3);
+	GUEST_SYNC(WROTE_B_AGAIN);
+
+	/* The host has replaced the page. */
+	GUEST_SYNC(READ_ONCE(*guest_mem) << 8 | READ_B);
+	GUEST_DONE();
+}
+
+static u64 run_until_sync(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		return uc.args[1];
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+		break;
+	default:
+		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+	}
+	return -1;
+}
+
+static bool is_dirty(struct kvm_vm *vm, u32 slot)
+{
+	unsigned long bitmap[1] = {};
+
+	kvm_vm_get_dirty_log(vm, slot, bitmap);
+	return bitmap[0];
+}
+
+/* Both logs are read, and cleared, each time. */
+static bool is_either_dirty(struct kvm_vm *vm)
+{
+	bool a = is_dirty(vm, SLOT_A), b = is_dirty(vm, SLOT_B);
+
+	pr_info("dirty: A %d, B %d\n", a, b);
+	return a || b;
+}
+
+static void *map_memory(int fd)
+{
+	return kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+}
+
+int main(void)
+{
+	bool logged, logged_again;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	void *mem_a, *mem_b;
+	u64 *pte, seen;
+	int fd;
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+	fd = kvm_memfd_alloc(PAGE_SIZE, false);
+	mem_a = map_memory(fd);
+	mem_b = map_memory(fd);
+	vm_set_user_memory_region(vm, SLOT_A, KVM_MEM_LOG_DIRTY_PAGES, GPA_A, PAGE_SIZE, mem_a);
+	vm_set_user_memory_region(vm, SLOT_B, KVM_MEM_LOG_DIRTY_PAGES, GPA_B, PAGE_SIZE, mem_b);
+
+	virt_map(vm, TEST_GVA, GPA_A, 1);
+	pte = vm_get_pte(vm, TEST_GVA);
+	virt_map(vm, PTE_GVA, align_down(addr_hva2gpa(vm, pte), PAGE_SIZE), 1);
+	guest_pte = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
+	guest_pte_b = (*pte & ~PHYSICAL_PAGE_MASK) | GPA_B;
+	sync_global_to_guest(vm, guest_pte);
+	sync_global_to_guest(vm, guest_pte_b);
+
+	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_A);
+	TEST_ASSERT(is_either_dirty(vm), "The first write must be logged");
+	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_B);
+	logged = is_either_dirty(vm);
+	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_B_AGAIN);
+	logged_again = is_either_dirty(vm);
+	TEST_ASSERT_EQ(*(u64 *)mem_a, 3);
+
+	TEST_ASSERT(mmap(mem_b, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == mem_b,
+		    "Can't replace the page");
+	*(u64 *)mem_b = 42;
+	seen = run_until_sync(vcpu);
+	TEST_ASSERT_EQ(seen & 0xff, READ_B);
+	seen >>= 8;
+
+	printf("logged=%d logged_again=%d seen=%lu\n", logged, logged_again, seen);
+	TEST_ASSERT(logged, "The write after the PTE was changed is in no log");
+	TEST_ASSERT(logged_again, "The write after the log was read is in no log");
+	TEST_ASSERT(seen == 42, "The guest sees %lu, i.e. a page that the host has replaced", seen);
+
+	kvm_vm_free(vm);
+	return 0;
+}
