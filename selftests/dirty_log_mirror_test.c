@@ -37,9 +37,11 @@
 #include "test_util.h"
 #include "ucall_common.h"
 
-#ifdef __x86_64__
+#if defined(__x86_64__)
 #include "svm_util.h"
 #include "vmx.h"
+#elif defined(__aarch64__)
+#include "nested_el2.h"
 #endif
 
 #define TEST_SLOT		10
@@ -249,59 +251,15 @@ static bool nested_supported(void)
 /* 1G page tables for all of L2's memory, and control blocks and stacks. */
 #define NESTED_PAGES(nr_vcpus)	(513 + 10 * (nr_vcpus))
 #elif defined(__aarch64__)
-/* What L1's stage-2 maps, in 1G blocks: all of the GPAs, which have 40 bits. */
-#define L2_IPA_BITS		40
-#define L1_STAGE2_SIZE		(sizeof(u64) << (L2_IPA_BITS - 30))
-/* 4K granule, concatenated tables at level 1, write-back, inner shareable. */
-#define L1_VTCR			(BIT(31) | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | \
-				 (64 - L2_IPA_BITS))
-/* Valid block, normal memory, readable and writable, inner shareable, accessed. */
-#define L1_STAGE2_BLOCK		(BIT(10) | 3 << 8 | 3 << 6 | 0xf << 2 | 1)
-
-/*
- * L2 goes on where L1 is, with L1's translation regime and its stack, and never exits
- * to L1.  By E2H, names of EL1's registers are EL2's, and those of EL12 are EL1's.
- */
 static void l1_guest_code(u32 vcpu_idx, gpa_t stage2)
 {
-	GUEST_ASSERT_EQ(get_current_el(), 2);
-
-	write_sysreg_s(read_sysreg(ttbr0_el1), SYS_TTBR0_EL12);
-	write_sysreg_s(read_sysreg(tcr_el1), SYS_TCR_EL12);
-	write_sysreg_s(read_sysreg(mair_el1), SYS_MAIR_EL12);
-	write_sysreg_s(read_sysreg(sctlr_el1), SYS_SCTLR_EL12);
-	write_sysreg_s(read_sysreg(cpacr_el1), SYS_CPACR_EL12);
-	write_sysreg_s(L1_VTCR, SYS_VTCR_EL2);
-	write_sysreg_s(stage2 | BIT_ULL(48), SYS_VTTBR_EL2);
-	write_sysreg(HCR_EL2_RW | HCR_EL2_E2H | HCR_EL2_VM, hcr_el2);
-	write_sysreg((u64)guest_code, elr_el2);
-	write_sysreg(PSR_D_BIT | PSR_A_BIT | PSR_I_BIT | PSR_F_BIT | PSR_MODE_EL1h, spsr_el2);
-	isb();
-	asm volatile("mov	x9, sp\n"
-		     "msr	sp_el1, x9\n"
-		     "mov	w0, %w0\n"
-		     "eret" : : "r" (vcpu_idx) : "x0", "x9", "memory");
-	__builtin_unreachable();
+	enter_l2(guest_code, vcpu_idx, stage2);
 }
 
 static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
 {
-	size_t nr = 2 * DIV_ROUND_UP(L1_STAGE2_SIZE, guest_page_size);
-	struct kvm_vm *vm = m->vm;
-	gpa_t stage2;
-	u64 *table;
-	size_t n;
+	gpa_t stage2 = create_l1_stage2(m->vm);
 	int i;
-
-	TEST_ASSERT(vm->pa_bits == L2_IPA_BITS, "-n is for modes with GPAs of %d bits",
-		    L2_IPA_BITS);
-
-	/* Twice as much as it takes, as tables must be aligned to their size. */
-	stage2 = align_up(vm_phy_pages_alloc(vm, nr, KVM_GUEST_PAGE_TABLE_MIN_PADDR,
-					     vm->memslots[MEM_REGION_PT]), L1_STAGE2_SIZE);
-	table = addr_gpa2hva(vm, stage2);
-	for (n = 0; n < L1_STAGE2_SIZE / sizeof(u64); n++)
-		table[n] = n * SZ_1G | L1_STAGE2_BLOCK;
 
 	for (i = 0; i < m->p->nr_vcpus; i++) {
 		TEST_ASSERT(vcpu_has_el2(m->vcpus[i]), "NV=0 and -n contradict each other");
@@ -315,7 +273,8 @@ static bool nested_supported(void)
 	return kvm_has_cap(KVM_CAP_ARM_EL2);
 }
 
-#define NESTED_PAGES(nr_vcpus)	(2 * L1_STAGE2_SIZE / SZ_4K)
+/* All vCPUs share L1's page tables. */
+#define NESTED_PAGES(nr_vcpus)	((nr_vcpus) ? L1_STAGE2_PAGES : 0)
 #else
 static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
 {

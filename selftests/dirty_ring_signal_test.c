@@ -37,11 +37,11 @@
 /* Shared with the guest. */
 static u64 page_size;
 
-static volatile sig_atomic_t nr_signals;
+static int nr_signals;
 
 static void count_signal(int sig)
 {
-	nr_signals++;
+	WRITE_ONCE(nr_signals, nr_signals + 1);
 }
 
 static void guest_code(void)
@@ -137,7 +137,7 @@ int main(void)
 	printf("interrupted=%u missed=%u\n", interrupted, missed);
 	/* On a machine so fast that no signal gets in, the test proves nothing. */
 	__TEST_REQUIRE(interrupted, "None of %d resets was interrupted by one of %d signals",
-		       ROUNDS, (int)nr_signals);
+		       ROUNDS, READ_ONCE(nr_signals));
 	TEST_ASSERT(!missed, "%u of %u writes were not logged", missed, ROUNDS * NR_PAGES);
 
 	kvm_vm_free(vm);

@@ -42,6 +42,7 @@
 #define NR_PLACES	2
 #define STABLE_SIZE	SZ_8M
 #define SLOT_SIZE	SZ_2M
+#define SLOTS_SIZE	(NR_SLOTS * NR_PLACES * SLOT_SIZE)
 
 #define STABLE_GVA	0xc0000000ul
 #define SLOTS_GVA	0xd0000000ul
@@ -148,7 +149,7 @@ static void *vcpu_worker(void *data)
 			TEST_ASSERT(run->exit_reason == KVM_EXIT_MMIO, "Unexpected exit: %s",
 				    exit_reason_str(run->exit_reason));
 			TEST_ASSERT(run->mmio.phys_addr >= slots_gpa &&
-				    run->mmio.phys_addr < slots_gpa + NR_SLOTS * NR_PLACES * SLOT_SIZE,
+				    run->mmio.phys_addr < slots_gpa + SLOTS_SIZE,
 				    "MMIO at 0x%llx", run->mmio.phys_addr);
 			if (!run->mmio.is_write)
 				memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
@@ -185,7 +186,8 @@ static void verify(const struct stress_slot *slot, u64 value, u64 step, const ch
 	u64 i;
 
 	for (i = 0; i < SLOT_SIZE / sizeof(*mem); i += step)
-		TEST_ASSERT(READ_ONCE(mem[i]) == value, "Memslot %u, word %lu: 0x%lx, not 0x%lx, %s",
+		TEST_ASSERT(READ_ONCE(mem[i]) == value,
+			    "Memslot %u, word %lu: 0x%lx, not 0x%lx, %s",
 			    slot->id, i, mem[i], value, what);
 }
 
@@ -310,7 +312,7 @@ static void setup_slots(const struct test_params *p)
 	stable_mem = addr_gpa2hva(vm, gpa);
 	memset(stable_mem, 0, STABLE_SIZE);
 
-	slots_gpa = gpa - NR_SLOTS * NR_PLACES * SLOT_SIZE;
+	slots_gpa = gpa - SLOTS_SIZE;
 	virt_map(vm, SLOTS_GVA, slots_gpa, NR_SLOTS * NR_PLACES * slot_pages);
 	for (i = 0; i < NR_SLOTS; i++) {
 		slots[i].id = FIRST_SLOT + i;
@@ -394,9 +396,10 @@ static void run_test(const struct test_params *p)
 		nr_accesses += accesses[i];
 	}
 	TEST_ASSERT(nr_accesses, "vCPUs did nothing");
-	printf("seed=%u zap_all=%d changes_per_second=%.0f accesses_per_second=%.0f worst_stall_us=%.0f\n",
-	       p->seed, p->keep_slot_zap_all, changes * 1e9 / timespec_to_ns(elapsed),
-	       nr_accesses * 1e9 / timespec_to_ns(elapsed), ticks * ns / 1000);
+	printf("seed=%u zap_all=%d\n", p->seed, p->keep_slot_zap_all);
+	printf("changes_per_second=%.0f\n", changes * 1e9 / timespec_to_ns(elapsed));
+	printf("accesses_per_second=%.0f\n", nr_accesses * 1e9 / timespec_to_ns(elapsed));
+	printf("worst_stall_us=%.0f\n", ticks * ns / 1000);
 	kvm_vm_free(vm);
 }
 
