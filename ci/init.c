@@ -25,7 +25,8 @@
  * last line of a run that came to its end is "# done".
  *
  * The console gets "ci: begin NAME" and "ci: end NAME" through /dev/kmsg, so
- * that a splat can be laid at the door of the test it came with.
+ * that a splat can be laid at the door of the test it came with, and, before a
+ * test is killed that takes too long, what CPUs and blocked tasks are at.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -138,6 +139,18 @@ static void mount_if_possible(const char *type, const char *dir)
 	mkdir(dir, 0755);
 	if (mount(type, dir, type, 0, NULL) && errno != EBUSY)
 		kmsg("ci: no %s on %s: %s", type, dir, strerror(errno));
+}
+
+/* What the CPUs are at, and what is blocked: on the console. */
+static void show_state(void)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "l", 1) != 1 || write(fd, "w", 1) != 1)
+		perror("/proc/sysrq-trigger");
+	close(fd);
 }
 
 static bool first_line(const char *path, char *buf, int size)
@@ -314,6 +327,7 @@ static void run_test(int nr, const char *name, int seconds, char **argv)
 		}
 		if (!timed_out && now_ms() - begin > seconds * 1000LL) {
 			timed_out = true;
+			show_state();
 			kill(-pid, SIGKILL);
 		}
 	}

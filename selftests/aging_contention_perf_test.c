@@ -10,7 +10,8 @@
  *
  *  - how long it takes to age the memslot once ("pass"), with and without vCPUs
  *    that take faults;
- *  - the faults that vCPUs take per second, with and without aging.
+ *  - the faults that vCPUs take per second, with and without aging;
+ *  - how many MMU notifiers KVM is called for in a pass, if tracefs is there to count.
  *
  * Results are one "key=value" a line.  All times are those of the machine the test
  * runs on, on an emulated one only ratios mean something.
@@ -33,6 +34,7 @@
 #include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
+#include "trace_count.h"
 #include "ucall_common.h"
 
 #include "cgroup_util.h"
@@ -68,10 +70,10 @@ struct contention {
 struct test_params {
 	u64 age_size;
 	int passes;
-	bool lru_gen;
 };
 
 static cpu_set_t allowed_cpus;
+static bool lru_gen;
 static struct contention contention;
 static bool host_stop;
 /* vCPUs fault if it's set. */
@@ -109,6 +111,21 @@ static void guest_code(int idx)
 		faulter_code(idx);
 }
 
+/*
+ * Changing protections leaves pages in place, so that faults are KVM's alone, but
+ * takes mmap_lock for write, and if MGLRU can't have mmap_lock it skips the mm.
+ */
+static void zap(void *mem, u64 len)
+{
+	int prot = PROT_READ | PROT_WRITE;
+
+	if (lru_gen)
+		TEST_ASSERT(!madvise(mem, len, MADV_DONTNEED), "madvise: %s", strerror(errno));
+	else
+		TEST_ASSERT(!mprotect(mem, len, prot | PROT_EXEC) && !mprotect(mem, len, prot),
+			    "mprotect: %s", strerror(errno));
+}
+
 /* Zaps what the vCPU has just faulted on, and lets it do so again. */
 static void *vcpu_worker(void *data)
 {
@@ -116,7 +133,6 @@ static void *vcpu_worker(void *data)
 	struct contention *c = &contention;
 	struct kvm_vcpu *vcpu = c->vcpus[1 + idx];
 	u64 len = FAULT_MEM_SIZE / nr_faulters;
-	int prot = PROT_READ | PROT_WRITE;
 	struct ucall uc;
 
 	pin_self_to_nth_cpu(&allowed_cpus, idx);
@@ -125,9 +141,7 @@ static void *vcpu_worker(void *data)
 			usleep(100);
 			continue;
 		}
-		TEST_ASSERT(!mprotect(c->fault_mem + idx * len, len, prot | PROT_EXEC) &&
-			    !mprotect(c->fault_mem + idx * len, len, prot),
-			    "mprotect: %s", strerror(errno));
+		zap(c->fault_mem + idx * len, len);
 		vcpu_run(vcpu);
 		TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
 	}
@@ -160,21 +174,39 @@ static u64 total_faults(struct contention *c)
 	return total;
 }
 
+static void age_once(struct contention *c)
+{
+	struct memcg_stats stats;
+
+	if (lru_gen)
+		lru_gen_do_aging(&stats, MEMCG_NAME);
+	else
+		age_by_idle_bitmap(c);
+}
+
+/* In a pass that isn't measured, as tracing takes its time. */
+static void count_notifiers(struct contention *c)
+{
+	if (!trace_count_start())
+		return;
+	trace_count_event("kvm_age_hva");
+	/* Only kernels that call it have it. */
+	trace_count_event("kvm_age_hva_masked");
+	age_once(c);
+	printf("notifier_calls_per_pass=%lu\n", trace_count_stop());
+}
+
 /* Reports the shortest of the passes and, if vCPUs fault, their rate over all of them. */
 static void measure_passes(struct contention *c, const struct test_params *p, const char *name)
 {
 	s64 total = 0, shortest = 0, ns;
 	u64 faults = total_faults(c);
-	struct memcg_stats stats;
 	struct timespec start;
 	int i;
 
 	for (i = 0; i < p->passes; i++) {
 		clock_gettime(CLOCK_MONOTONIC, &start);
-		if (p->lru_gen)
-			lru_gen_do_aging(&stats, MEMCG_NAME);
-		else
-			age_by_idle_bitmap(c);
+		age_once(c);
 		ns = timespec_to_ns(timespec_elapsed(start));
 		total += ns;
 		if (!i || ns < shortest)
@@ -211,10 +243,10 @@ static void create_vm(struct contention *c, const struct test_params *p)
 	c->age_mem = addr_gpa2hva(c->vm, gpa);
 
 	gpa = align_down(gpa - FAULT_MEM_SIZE, SZ_2M);
-	vm_userspace_mem_region_add(c->vm, VM_MEM_SRC_ANONYMOUS, gpa, FAULT_SLOT, fault_pages, 0);
+	vm_userspace_mem_region_add(c->vm, lru_gen ? VM_MEM_SRC_SHMEM : VM_MEM_SRC_ANONYMOUS,
+				    gpa, FAULT_SLOT, fault_pages, 0);
 	virt_map(c->vm, FAULT_GVA, gpa, fault_pages);
 	c->fault_mem = addr_gpa2hva(c->vm, gpa);
-	/* In place, so that faults are KVM's alone. */
 	memset(c->fault_mem, 1, FAULT_MEM_SIZE);
 
 	sync_global_to_guest(c->vm, page_size);
@@ -247,6 +279,7 @@ static int run_test(const char *cgroup, void *arg)
 
 	printf("age_mib=%lu\n", p->age_size / SZ_1M);
 	measure_passes(c, p, "quiet");
+	count_notifiers(c);
 
 	WRITE_ONCE(faulting, true);
 	while (total_faults(c) < fault_pages)
@@ -293,7 +326,7 @@ int main(int argc, char *argv[])
 			p.age_size = parse_size(optarg);
 			break;
 		case 'l':
-			p.lru_gen = true;
+			lru_gen = true;
 			break;
 		case 'n':
 			p.passes = atoi_positive("Number of passes", optarg);
@@ -313,7 +346,7 @@ int main(int argc, char *argv[])
 	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) > nr_faulters,
 		       "%d faulting vCPUs need %d CPUs", nr_faulters, nr_faulters + 1);
 
-	if (!p.lru_gen) {
+	if (!lru_gen) {
 		contention.idle_fd = open_page_idle();
 		return run_test(NULL, &p);
 	}

@@ -62,6 +62,7 @@ outcome() {
 	[[ $status == 1 ]] || { echo "$output"; false; }
 	[[ $(outcome fails) == failed && $(outcome aborts) == failed ]]
 	[[ $(outcome skips) == skipped && $(outcome hangs) == timeout ]]
+	grep -q "sysrq: Show Blocked State" "$REPORT"/vm/*/console
 	[[ $output == *"skipped without a record in ci/expectations: no such thing"* ]]
 	# The same, recorded: nothing is left to complain about but the abort.
 	printf '%s\n' "svm-tdp any skips skip there is no such thing" "svm-tdp any fails fail it always did" \
@@ -76,6 +77,13 @@ outcome() {
 		int main(void) { return write(open("/dev/kmsg", O_WRONLY), "WARNING: CPU: 0 PID: 1 at x.c:1", 31) != 31; }'
 	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
 	[[ $status == 1 && $(outcome program) == splat ]] || { echo "$output"; false; }
+}
+
+@test "a splat outside of any test is a failure, too" {
+	echo 'set /dev/kmsg WARNING: CPU: 0 PID: 1 at x.c:1' >>"$PROJECT/ci/plan"
+	program 'int main(void) { return 0; }'
+	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	[[ $status == 1 && $(outcome program) == passed && $(outcome boot) == splat ]] || { echo "$output"; false; }
 }
 
 @test "a kernel that panics: exit 5, and what it said" {
@@ -117,6 +125,23 @@ outcome() {
 	[[ $output == *"booting it again, once"* ]]
 	[[ $output == *"never came up"* || $output == *"QEMU did not start"* ]]
 	grep -q "booted again" "$REPORT/summary.md"
+}
+
+@test "configs: a symbol that a tree lacks is an error, unless it is a new one" {
+	config() {
+		printf '%s\n' '# arch: x86_64' '# start: tinyconfig' '# target: outputmakefile' '# new: NO_SUCH KVM' "$@" \
+			>"$PROJECT/ci/configs/odd.config"
+		run "$PROJECT/ci/kernel" --tree stack --config odd
+	}
+	export KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	config CONFIG_NO_SUCH=y CONFIG_PRINTK=y
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	config CONFIG_NO_SUCH=y CONFIG_NO_SUCH_EITHER=y
+	fails_with 1 "not honoured by this tree: CONFIG_NO_SUCH_EITHER=y"
+	# A symbol that the tree has is no exception, e.g. if what it depends on is off.
+	config CONFIG_NO_SUCH=y CONFIG_KVM=y
+	fails_with 1 "not honoured by this tree: CONFIG_KVM=y"
+	rm -r "$REAL_BUILD"/obj/odd*
 }
 
 @test "--kernel IMAGE: a bzImage of the user's own" {

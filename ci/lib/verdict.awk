@@ -92,6 +92,11 @@ name != "" && /^# / {
 			rips[name] = rip ", after a fetch through reserved bits"
 		}
 	}
+	# The first subtest that failed.
+	if (line ~ /^ +not ok [0-9]+ / && why[name] == "") {
+		why[name] = line
+		sub(/^ +/, "", why[name])
+	}
 	# The sentence of a failed TEST_ASSERT: the last indented line.
 	if (line ~ /^==== Test Assertion Failure/)
 		asserted[name] = 1

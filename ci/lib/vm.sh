@@ -83,8 +83,8 @@ lane_emulator() {
 		"$root/usr/bin/${LANE[emulator]}" -L "$root/usr/share/qemu")
 }
 
-# make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN or by path, as
-# DIR/initramfs.
+# make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN, from ci/programs or by
+# path, as DIR/initramfs.
 make_initramfs() {
 	local dir=$1 bin=$2 p root=$1/root
 	shift 2
@@ -98,8 +98,8 @@ make_initramfs() {
 		ln -sf busybox "$root/bin/$p"
 	done
 	for p; do
-		if [[ $p == /* ]]; then
-			cp "$p" "$root/tests/"
+		if [[ $p == /* || -f $ROOT/ci/programs/$p ]]; then
+			cp "$(cd "$ROOT/ci/programs" && realpath "$p")" "$root/tests/"
 		else
 			[[ -f $bin/$p ]] || die $E_STACK "the selftests hold no program '$p'"
 			mkdir -p "$root/tests/$(dirname "$p")"

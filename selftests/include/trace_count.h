@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Counts how often trace events of KVM occur, on all CPUs, in a tracefs instance of
+ * its own, i.e. without getting in the way of what else is traced.
+ */
+#ifndef SELFTEST_KVM_TRACE_COUNT_H
+#define SELFTEST_KVM_TRACE_COUNT_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "test_util.h"
+
+#define TRACE_INSTANCE	"/sys/kernel/tracing/instances/kvm_selftest"
+
+/* False if there is no tracefs to count with. */
+static inline bool trace_count_start(void)
+{
+	return !mkdir(TRACE_INSTANCE, 0755) || errno == EEXIST;
+}
+
+/* Counts the event from now on; false if the kernel doesn't have it. */
+static inline bool trace_count_event(const char *event)
+{
+	char path[256];
+	bool enabled;
+	int fd;
+
+	snprintf(path, sizeof(path), TRACE_INSTANCE "/events/kvm/%s/enable", event);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return false;
+	enabled = write(fd, "1", 1) == 1;
+	TEST_ASSERT(enabled, "%s: %s", path, strerror(errno));
+	close(fd);
+	return true;
+}
+
+/* The number of events, those that the buffer had no more room for included. */
+static inline u64 trace_count_stop(void)
+{
+	unsigned long nr, total = 0;
+	char line[128];
+	FILE *file;
+	size_t i;
+	glob_t g;
+
+	TEST_ASSERT(!glob(TRACE_INSTANCE "/per_cpu/cpu*/stats", 0, NULL, &g),
+		    "No " TRACE_INSTANCE "/per_cpu/cpu*/stats");
+	for (i = 0; i < g.gl_pathc; i++) {
+		file = fopen(g.gl_pathv[i], "r");
+		TEST_ASSERT(file, "%s: %s", g.gl_pathv[i], strerror(errno));
+		while (fgets(line, sizeof(line), file)) {
+			if (sscanf(line, "entries: %lu", &nr) == 1 ||
+			    sscanf(line, "overrun: %lu", &nr) == 1 ||
+			    sscanf(line, "dropped events: %lu", &nr) == 1)
+				total += nr;
+		}
+		fclose(file);
+	}
+	globfree(&g);
+	TEST_ASSERT(!rmdir(TRACE_INSTANCE), "rmdir " TRACE_INSTANCE ": %s", strerror(errno));
+	return total;
+}
+
+#endif /* SELFTEST_KVM_TRACE_COUNT_H */
