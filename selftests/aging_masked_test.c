@@ -264,18 +264,22 @@ static void create_vm(struct test_vm *t, const struct slot *slots)
 	}
 }
 
+static void map_small_pages(u64 nr)
+{
+	mem_pages = nr;
+	mem = kvm_mmap(mem_pages * page_size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	TEST_ASSERT(!madvise(mem, mem_pages * page_size, MADV_NOHUGEPAGE), "madvise: %s",
+		    strerror(errno));
+	memset(mem, 1, mem_pages * page_size);
+}
+
 static void test_small_pages(int rounds)
 {
 	struct test_vm vm, other, *vms[] = { &vm, &other, NULL };
 	int i;
 
-	mem_pages = NR_PAGES;
-	mem = mmap(NULL, mem_pages * page_size, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(mem != MAP_FAILED, "mmap: %s", strerror(errno));
-	TEST_ASSERT(!madvise(mem, mem_pages * page_size, MADV_NOHUGEPAGE), "madvise: %s",
-		    strerror(errno));
-	memset(mem, 1, mem_pages * page_size);
+	map_small_pages(NR_PAGES);
 
 	create_vm(&vm, small_slots);
 	create_vm(&other, shared_slots);
@@ -359,13 +363,7 @@ static void test_faulting_vcpu(int rounds)
 	int i, nr_during = 0;
 
 	TEST_ASSERT(log, "No memory");
-	mem_pages = BITS_PER_LONG;
-	mem = mmap(NULL, mem_pages * page_size, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(mem != MAP_FAILED, "mmap: %s", strerror(errno));
-	TEST_ASSERT(!madvise(mem, mem_pages * page_size, MADV_NOHUGEPAGE), "madvise: %s",
-		    strerror(errno));
-	memset(mem, 1, mem_pages * page_size);
+	map_small_pages(BITS_PER_LONG);
 
 	create_vm(&t, slots);
 	passes = addr_gva2hva(t.vm, (gva_t)&nr_passes);
