@@ -275,7 +275,8 @@ static void test_limit_cannot_be_met(void)
 	ret = __vcpu_run(last);
 	alarm(0);
 	TEST_ASSERT(ret && errno == ENOSPC,
-		    "KVM_RUN of a vCPU without room for its root: ret = %d, errno = %d", ret, errno);
+		    "KVM_RUN of a vCPU without room for its root: ret = %d, errno = %d", ret,
+		    errno);
 
 	set_shadow_page_limit(vm, MAX_SHADOW_PAGES);
 	vcpu_run(last);
