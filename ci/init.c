@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * PID 1 of a lane: mounts, runs the tests of /plan one after another, and
- * reports over a virtio-serial port, so that nothing the kernel prints on the
- * console can be mistaken for a verdict.
+ * reports over a port of its own, so that nothing the kernel prints on the
+ * console can be mistaken for a verdict: a virtio-serial port, or the tty that
+ * "verdict=NAME" on the kernel's command line names, where there is no virtio.
  *
  * /plan, one directive a line, words separated by single blanks:
  *   set PATH VALUE...               write VALUE to PATH; a failure ends the run, unless
@@ -46,6 +47,7 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -104,6 +106,8 @@ static void __attribute__((format(printf, 1, 2))) kmsg(const char *fmt, ...)
 static void __attribute__((noreturn)) power_off(void)
 {
 	sync();
+	if (port)
+		tcdrain(fileno(port));
 	reboot(RB_POWER_OFF);
 	/* No ACPI: "-no-reboot" turns this into the end of the VM as well. */
 	reboot(RB_AUTOBOOT);
@@ -166,7 +170,23 @@ static bool first_line(const char *path, char *buf, int size)
 	return ok;
 }
 
-static FILE *open_port(void)
+static FILE *open_tty(const char *name)
+{
+	struct termios raw;
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/dev/%s", name);
+	f = fopen(path, "we");
+	if (f && !tcgetattr(fileno(f), &raw)) {
+		cfmakeraw(&raw);
+		cfsetspeed(&raw, B115200);
+		tcsetattr(fileno(f), TCSANOW, &raw);
+	}
+	return f;
+}
+
+static FILE *open_virtio_port(void)
 {
 	char path[512], name[64];
 	struct dirent *de;
@@ -461,9 +481,10 @@ int main(void)
 	mount_if_possible("cgroup2", "/sys/fs/cgroup");
 	mount_if_possible("hugetlbfs", "/dev/hugepages");
 
-	port = open_port();
+	/* What the kernel doesn't know on its command line becomes init's environment. */
+	port = getenv("verdict") ? open_tty(getenv("verdict")) : open_virtio_port();
 	if (!port)
-		bail_out("no virtio-serial port named " PORT_NAME);
+		bail_out("no virtio-serial port named " PORT_NAME ", and no verdict=TTY");
 	plan = fopen("/plan", "re");
 	if (!plan)
 		bail_out("no /plan in the initramfs");

@@ -163,6 +163,13 @@ static void guest_code(u32 vcpu_idx)
 	u64 writes = 0;
 	u64 page;
 
+#ifdef __x86_64__
+	/*
+	 * Bochs ends guest mode for interrupts of the host only if the guest takes interrupts,
+	 * and nothing else ends it here.  No interrupt is injected.
+	 */
+	sti();
+#endif
 	while (!READ_ONCE(guest_stop)) {
 		/*
 		 * Every vCPU owns a word of each page, so that vCPUs fault on

@@ -185,23 +185,46 @@ part() {
 	[[ $status == 0 ]]
 }
 
-@test "accelerator: kvm only with svm in the flags, nesting on, and a usable /dev/kvm" {
-	part lane vm
-	read_lane svm-tdp
-	export KVM_CI_CPUINFO=$BATS_TEST_TMPDIR/cpuinfo KVM_CI_NESTED=$BATS_TEST_TMPDIR/nested
-	echo 1 >"$KVM_CI_NESTED"
-	echo 'flags : fpu sse' >"$KVM_CI_CPUINFO"
-	[[ $(accelerator) == tcg ]]
-	echo 'flags : fpu vmx' >"$KVM_CI_CPUINFO"
-	[[ $(accelerator) == tcg ]]
-	echo 'flags : fpu svm' >"$KVM_CI_CPUINFO"
-	if [[ -w /dev/kvm ]]; then
-		[[ $(accelerator) == kvm ]]
-	else
-		[[ $(accelerator) == tcg ]]
-	fi
-	echo 0 >"$KVM_CI_NESTED"
-	[[ $(accelerator) == tcg ]]
+# host FLAGS MODULE NESTED: what the host has, as far as accelerator() looks.
+host() {
+	export KVM_CI_DEVICE=$BATS_TEST_TMPDIR/kvm KVM_CI_CPUINFO=$BATS_TEST_TMPDIR/cpuinfo
+	export KVM_CI_MODULES=$BATS_TEST_TMPDIR/module
+	touch "$KVM_CI_DEVICE"
+	echo "flags		: fpu $1 sse" >"$KVM_CI_CPUINFO"
+	rm -rf "$KVM_CI_MODULES"
+	mkdir -p "$KVM_CI_MODULES/$2/parameters"
+	echo "$3" >"$KVM_CI_MODULES/$2/parameters/nested"
+}
+
+# accelerators: of an emulated lane and of the one for hardware.
+accelerators() {
+	(read_lane svm-tdp; accelerator)
+	(read_lane hw; accelerator) || echo "exit $?"
+}
+
+@test "accelerator: kvm only with the flag, nesting on, and a usable /dev/kvm" {
+	part lane bochs vm
+	host svm kvm_amd 1
+	[[ $(accelerators | paste -sd' ') == "kvm kvm" ]]
+	host vmx kvm_intel Y
+	[[ $(accelerators | paste -sd' ') == "tcg kvm" ]]
+	host svm kvm_amd 0
+	[[ $(accelerators 2>&1 | paste -sd' ') == "tcg "*"lane hw needs hardware that nests"*"exit 3" ]]
+	host "" kvm_amd 1
+	[[ $(accelerators 2>/dev/null | paste -sd' ') == "tcg exit 3" ]]
+	host vmx kvm_amd 1
+	[[ $(accelerators 2>/dev/null | paste -sd' ') == "tcg exit 3" ]]
+	host svm kvm_amd 1
+	KVM_CI_DEVICE=$BATS_TEST_TMPDIR/none
+	[[ $(accelerators 2>/dev/null | paste -sd' ') == "tcg exit 3" ]]
+	[[ $(read_lane vmx-ept; accelerator) == bochs ]]
+}
+
+@test "a lane for hardware, without: exit 3, before anything is built" {
+	host "" kvm_amd 0
+	run "$RUN" --kernel stack --lane hw
+	fails_with 3 "lane hw needs hardware that nests"
+	[[ ! -e $KVM_STACK_BUILD/obj ]]
 }
 
 @test "expectations: patterns of lanes and tests, the first line counts" {
@@ -214,7 +237,7 @@ part() {
 }
 
 @test "an initramfs of the same contents is the same bytes, whenever it is made" {
-	part lane vm
+	part lane bochs vm
 	read_lane svm-tdp
 	mkdir -p "$KVM_STACK_BUILD" "$BATS_TEST_TMPDIR/one" "$BATS_TEST_TMPDIR/two"
 	for dir in one two; do

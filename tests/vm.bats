@@ -123,7 +123,7 @@ outcome() {
 	KVM_CI_SILENCE=5 run "$RUN" --kernel "$BATS_TEST_TMPDIR/bzImage" $LANE --test smoke
 	[[ $status == 4 || $status == 5 ]] || { echo "$output"; false; }
 	[[ $output == *"booting it again, once"* ]]
-	[[ $output == *"never came up"* || $output == *"QEMU did not start"* ]]
+	[[ $output == *"never came up"* || $output == *"the emulator did not start"* ]]
 	grep -q "booted again" "$REPORT/summary.md"
 }
 

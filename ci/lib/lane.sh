@@ -29,7 +29,7 @@ read_lane() {
 		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
 	done
 	case ${LANE[arch]} in
-	x86_64) LANE[image]=bzImage LANE[console]=ttyS0 ;;
+	x86_64) LANE[image]=bzImage LANE[console]=ttyS0,115200 ;;
 	arm64) LANE[image]=Image LANE[console]=ttyAMA0 ;;
 	*) die $E_USAGE "ci/lanes/$1: no way to boot arch '${LANE[arch]}'" ;;
 	esac

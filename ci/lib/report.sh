@@ -25,7 +25,7 @@ keep_vm() {
 	local to=$REPORT/vm/${LANE[name]}.$4.$5
 
 	mkdir -p "$to"
-	cp -r "$1"/{verdict,console,qemu.log,plan,command,tests} "$to/"
+	cp -r "$1"/{verdict,console,emulator.log,plan,command,tests} "$to/"
 	# Every CPU is reset at power on; only a lost VM makes the log worth keeping.
 	[[ $3 == done ]] || cp "$1/cpu_reset" "$to/"
 	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "${LANE[name]}" "$4" "$5" "$2" "$3" \

@@ -1,21 +1,31 @@
 # shellcheck shell=bash
 # One VM: its initramfs, its command line, and watching it until it is done or lost.
-# Sourced by ci/run, after scripts/common.sh and ci/lib/lane.sh.
+# Sourced by ci/run, after scripts/common.sh, ci/lib/lane.sh and ci/lib/bochs.sh.
 
 # A VM that says nothing on the verdict port for so long (init beats every 5 s) is lost.
 readonly SILENCE=${KVM_CI_SILENCE:-90}
 # Where busybox comes from for an architecture that this machine is not.
 readonly BUSYBOX_SUITE=bookworm
 
-# accelerator: "kvm" if the host can run this lane's guests with nested hardware
-# virtualization, else "tcg". The lanes emulate SVM, so nesting must be AMD's: a /dev/kvm
-# without the flag is a paravirtual host's, and of no use.
-accelerator() {
-	local cpuinfo=${KVM_CI_CPUINFO:-/proc/cpuinfo} nested=${KVM_CI_NESTED:-/sys/module/kvm_amd/parameters/nested}
+# nests FLAG MODULE: whether the host's CPU has FLAG, and MODULE hands it on to guests. A /dev/kvm
+# without the flag is a paravirtual host's, and of no use. The variables are for the tests.
+nests() {
+	[[ -w ${KVM_CI_DEVICE:-/dev/kvm} ]] && grep -qm1 -E "^flags.*\b$1\b" "${KVM_CI_CPUINFO:-/proc/cpuinfo}" &&
+		grep -qE '^[Y1]' "${KVM_CI_MODULES:-/sys/module}/$2/parameters/nested" 2>/dev/null
+}
 
-	if [[ -w /dev/kvm && ${LANE[cpu]} == *svm* ]] &&
-		grep -qm1 -E '^flags.*\bsvm\b' "$cpuinfo" && grep -qE '^[Y1]' "$nested" 2>/dev/null; then
+# accelerator: "kvm" if the host can run this lane's guests with nested hardware virtualization, else
+# "tcg". The lanes that QEMU can emulate have SVM, so nesting must be AMD's for them; for "cpu=host",
+# either will do, and one there must be. "bochs" for a lane of that emulator.
+accelerator() {
+	if is_bochs; then
+		echo bochs
+	elif [[ ${LANE[cpu]} == *svm* || ${LANE[cpu]} == host ]] && nests svm kvm_amd; then
 		echo kvm
+	elif [[ ${LANE[cpu]} == host ]] && nests vmx kvm_intel; then
+		echo kvm
+	elif [[ ${LANE[cpu]} == host ]]; then
+		die $E_ENV "lane ${LANE[name]} needs hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
 	else
 		echo tcg
 	fi
@@ -79,8 +89,20 @@ lane_emulator() {
 		touch "$root/complete"
 	fi
 	lib=$root/usr/lib/$(gcc -print-multiarch)
-	EMULATOR=(env "QEMU_MODULE_DIR=$lib/qemu" "$lib"/ld-linux*.so.* --library-path "$lib"
-		"$root/usr/bin/${LANE[emulator]}" -L "$root/usr/share/qemu")
+	EMULATOR=(env "QEMU_MODULE_DIR=$lib/qemu" "LTDL_LIBRARY_PATH=$lib/bochs/plugins"
+		"BXSHARE=$root/usr/share/bochs" "$lib"/ld-linux*.so.* --library-path "$lib"
+		"$root/usr/bin/${LANE[emulator]}")
+	is_bochs || EMULATOR+=(-L "$root/usr/share/qemu")
+}
+
+# emulator_version: in one line.
+emulator_version() {
+	lane_emulator
+	if is_bochs; then
+		"${EMULATOR[@]}" --help 2>&1 | grep -m1 -o 'Bochs x86 Emulator [0-9.]*'
+	else
+		"${EMULATOR[@]}" --version | head -n 1
+	fi
 }
 
 # make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN, from ci/programs or by
@@ -113,41 +135,60 @@ make_initramfs() {
 	rm -rf "$root"
 }
 
-# qemu_command DIR IMAGE ACCEL: fills QEMU. tsc=reliable (x86): the watchdog compares clocks whose
-# emulation the host's scheduler sets apart.
+# kernel_cmdline: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
+# scheduler sets apart.
+kernel_cmdline() {
+	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s' "${LANE[console]}" \
+		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${CMDLINE-}"
+}
+
+# vm_command DIR IMAGE ACCEL: fills COMMAND, which runs the lane's machine, less its first serial port.
+vm_command() {
+	lane_emulator
+	if is_bochs; then
+		bochs_command "$@"
+	else
+		qemu_command "$@"
+	fi
+}
+
 qemu_command() {
-	local cpu=${LANE[cpu]} arch_append=
+	local cpu=${LANE[cpu]}
 
 	[[ $3 == kvm ]] && cpu=host
-	[[ ${LANE[arch]} == x86_64 ]] && arch_append=tsc=reliable
-	lane_emulator
-	QEMU=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
+	COMMAND=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
 		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
-		-append "console=${LANE[console]} oops=panic panic=-1 hung_task_panic=1 nokaslr ${arch_append} loglevel=7 ${LANE[append]} ${CMDLINE-}"
+		-append "$(kernel_cmdline)"
 		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
 		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
 }
 
 # boot DIR IMAGE ACCEL SECONDS: runs the VM of DIR/initramfs for at most SECONDS. Leaves
-# DIR/verdict, DIR/console, DIR/cpu_reset and DIR/qemu.log. Prints, as the last thing, how it ended:
+# DIR/verdict, DIR/console, DIR/cpu_reset and DIR/emulator.log. Prints, as the last thing, how it ended:
 #   done     init reached the end of the plan
 #   bail     init could not begin (its words are in DIR/verdict)
 #   panic    the kernel panicked
 #   silent   no word for $SILENCE seconds, killed
 #   overtime past SECONDS, killed
 #   triple-fault  the lane's own kernel triple faulted; DIR/cpu_reset has the registers
-#   gone     QEMU ended before init did
-#   refused  QEMU did not start
+#   gone     the emulator ended before init did
+#   refused  the emulator did not start
 boot() {
 	local dir=$1 pid seen=0 size=0 last=$SECONDS begin=$SECONDS end='' line
 
-	qemu_command "$@"
+	vm_command "$@"
 	rm -f "$dir/verdict" "$dir/console"
 	: >"$dir/verdict"
 	: >"$dir/console"
-	printf '%q ' "${QEMU[@]}" >"$dir/command"
-	"${QEMU[@]}" -serial "file:$dir/console" >"$dir/qemu.log" 2>&1 </dev/null &
+	if is_bochs; then
+		bochs_media "$@"
+		COMMAND+=("com1: enabled=1, mode=file, dev=$dir/console")
+	else
+		COMMAND+=(-serial "file:$dir/console")
+	fi
+	printf '%q ' "${COMMAND[@]}" >"$dir/command"
+	"${COMMAND[@]}" >"$dir/emulator.log" 2>&1 </dev/null &
 	pid=$!
 	# A run that is killed takes its VM along.
 	VM_PID=$pid
