@@ -6,7 +6,8 @@
  * A guest writes pages, the host reads the dirty log, the guest writes the pages again:
  * each of those faults is fixed fast, according to the vCPU's pf_fast, and each of the
  * pages is logged.  So it is for a guest, and for a nested guest whose pages L1 maps as
- * huge pages or 4K pages.
+ * huge pages or 4K pages, and for a guest that writes to read-only pages, CR0.WP being 0;
+ * with CR0.WP=1, it must fault there.
  *
  * With shadow paging, pages of a guest are also write-protected because
  *  - the guest's PTE isn't dirty: the guest must find it dirty after it wrote the page;
@@ -94,8 +95,19 @@ static void use_page_tables(void)
 
 static void guest_code(void)
 {
+	set_cr0(get_cr0() | X86_CR0_WP);
 	dirty_pages();
 	use_page_tables();
+	GUEST_DONE();
+}
+
+/* The PTEs are read-only. */
+static void no_wp_guest_code(void)
+{
+	set_cr0(get_cr0() & ~X86_CR0_WP);
+	dirty_pages();
+	set_cr0(get_cr0() | X86_CR0_WP);
+	GUEST_ASSERT_EQ(kvm_asm_safe("movq %%rax, (%%rcx)", "a"(3), "c"(TEST_GVA)), PF_VECTOR);
 	GUEST_DONE();
 }
 
@@ -171,17 +183,42 @@ static bool is_logged_without_faults(enum nested nested)
 	       get_kvm_intel_param_bool("pml");
 }
 
-static void test_guest(enum nested nested)
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code)
 {
-	u64 faults = is_logged_without_faults(nested) ? 0 : NR_PAGES;
-	u64 fast, logged, *pte;
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
+	struct kvm_vm *vm = vm_create_with_one_vcpu(vcpu, code);
 
-	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
 				    KVM_MEM_LOG_DIRTY_PAGES);
 	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	return vm;
+}
+
+/* Runs dirty_pages(). */
+static void verify_faults(struct kvm_vcpu *vcpu, const char *name, u64 expected)
+{
+	u64 fast, logged;
+
+	run(vcpu, UCALL_SYNC);
+	TEST_ASSERT_EQ(harvest(vcpu->vm), NR_PAGES);
+
+	fast = vcpu_get_stat(vcpu, pf_fast);
+	run(vcpu, UCALL_SYNC);
+	fast = vcpu_get_stat(vcpu, pf_fast) - fast;
+	logged = harvest(vcpu->vm);
+	printf("guest=\"%s\" pages=%lu fixed_fast=%lu logged=%lu\n", name, NR_PAGES, fast,
+	       logged);
+	TEST_ASSERT_EQ(logged, NR_PAGES);
+	TEST_ASSERT(fast == expected, "%s: %lu of %lu faults were fixed fast", name, fast,
+		    expected);
+}
+
+static void test_guest(enum nested nested)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	u64 *pte;
+
+	vm = create_vm(&vcpu, guest_code);
 	pte = vm_get_pte(vm, TEST_GVA);
 	virt_map(vm, PTE_GVA, align_down(addr_hva2gpa(vm, pte), PAGE_SIZE), 1);
 	guest_pte = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
@@ -193,19 +230,7 @@ static void test_guest(enum nested nested)
 	if (nested != NOT_NESTED)
 		setup_nested(vm, vcpu, nested);
 
-	run(vcpu, UCALL_SYNC);
-	TEST_ASSERT_EQ(harvest(vm), NR_PAGES);
-
-	fast = vcpu_get_stat(vcpu, pf_fast);
-	run(vcpu, UCALL_SYNC);
-	fast = vcpu_get_stat(vcpu, pf_fast) - fast;
-	logged = harvest(vm);
-	printf("guest=\"%s\" pages=%lu fixed_fast=%lu logged=%lu\n", names[nested], NR_PAGES,
-	       fast, logged);
-	TEST_ASSERT_EQ(logged, NR_PAGES);
-	TEST_ASSERT(fast == faults, "%s: %lu of %lu faults were fixed fast", names[nested],
-		    fast, faults);
-
+	verify_faults(vcpu, names[nested], is_logged_without_faults(nested) ? 0 : NR_PAGES);
 	if (nested == NOT_NESTED) {
 		run(vcpu, UCALL_SYNC);
 		harvest(vm);
@@ -214,9 +239,26 @@ static void test_guest(enum nested nested)
 	kvm_vm_free(vm);
 }
 
+static void test_no_wp(void)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	u64 page;
+
+	vm = create_vm(&vcpu, no_wp_guest_code);
+	for (page = 0; page < NR_PAGES; page++)
+		*vm_get_pte(vm, TEST_GVA + page * PAGE_SIZE) &= ~PTE_WRITABLE_MASK(&vm->mmu);
+
+	verify_faults(vcpu, "guest without CR0.WP",
+		      is_logged_without_faults(NOT_NESTED) ? 0 : NR_PAGES);
+	run(vcpu, UCALL_DONE);
+	kvm_vm_free(vm);
+}
+
 int main(void)
 {
 	test_guest(NOT_NESTED);
+	test_no_wp();
 	if (kvm_cpu_has_tdp()) {
 		test_guest(NESTED_HUGE);
 		test_guest(NESTED_4K);

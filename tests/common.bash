@@ -27,6 +27,14 @@ commit_all() {
 		git -C "$1" -c user.name=T -c user.email=t@localhost -c commit.gpgSign=false commit -q -m "$2"
 }
 
+# walk NAME: runs, in the copy, what the README shows under "walk: NAME".
+walk() {
+	awk -v mark="<!-- walk: $1 -->" '$0 == mark { found = 1 } found && /^```$/ { exit } p { print }
+		found && /^```sh$/ { p = 1 }' "$PROJECT/README.md" >"$BATS_TEST_TMPDIR/walk"
+	[[ -s $BATS_TEST_TMPDIR/walk ]] || { echo "the README shows no '$1'"; return 1; }
+	(cd "$PROJECT" && REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
+}
+
 # fails_with CODE WORDS: the last run ended so, and its last line says WORDS.
 fails_with() {
 	if [[ $status != "$1" || ${lines[-1]} != *"$2"* ]]; then

@@ -473,3 +473,13 @@ fake_maintainers() {
 	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
 	fails_with 3 "apply or export first"
 }
+
+@test "README: a patch" {
+	three_patches
+	ln -s "$KVM_STACK_BUILD" "$PROJECT/build"
+	echo 'KVM: Fourth change' >"$BATS_TEST_TMPDIR/message"
+	GIT_EDITOR="cp $BATS_TEST_TMPDIR/message" EDITOR='sed -i s/^line.30$/line.thirty/' \
+		GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@localhost GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@localhost run walk patch
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	[[ $(tail -n 2 "$PROJECT/series") == *"# topic: my-topic"*$'\n'"0004-KVM-Fourth-change.patch" ]] || { cat "$PROJECT/series"; false; }
+}

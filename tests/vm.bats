@@ -158,6 +158,21 @@ outcome() {
 		{ echo "$output"; false; }
 }
 
+@test "README: a lane" {
+	run walk lane
+	[[ $status == 0 && $output == *"svm-small stack: ok 1 smoke-mirror"* ]] || { echo "$output"; false; }
+}
+
+@test "README: a test" {
+	run walk test
+	[[ $status == 0 && $output == *"svm-shadow stack: ok 1 my-test"* ]] || { echo "$output"; false; }
+}
+
+@test "README: a mutation" {
+	run walk mutation
+	[[ $status == 0 && $output == *"ok - svm-tdp: smoke-mirror catches my-mutation"* ]] || { echo "$output"; false; }
+}
+
 @test "two runs do not share a report" {
 	mkdir -p "$REPORT"
 	exec 7>"$REPORT/.lock"

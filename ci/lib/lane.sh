@@ -10,7 +10,7 @@ lane_names() {
 
 # read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
 # default; about, from the first line; image and console, from arch. Where Debian stable's emulator
-# is too old: suite, package.
+# is too old: suite, package. Where tests want to run a VMM: vmm.
 read_lane() {
 	local file=$ROOT/ci/lanes/$1 line
 

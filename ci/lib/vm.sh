@@ -31,16 +31,16 @@ accelerator() {
 	fi
 }
 
-# build_init: the lane's PID 1, for its architecture; prints the path.
-build_init() {
-	local init=$BUILD/bin/init.${LANE[arch]}
+# build_program NAME: ci/NAME.c, static, for the lane's architecture; prints the path.
+build_program() {
+	local program=$BUILD/bin/${1##*/}.${LANE[arch]}
 
 	mkdir -p "$BUILD/bin"
-	if [[ ! $init -nt $ROOT/ci/init.c ]]; then
-		"$(cross_prefix "${LANE[arch]}")gcc" -O2 -Wall -Wextra -Werror -static -o "$init" "$ROOT/ci/init.c" ||
-			die $E_ENV "cannot build ci/init.c"
+	if [[ ! $program -nt $ROOT/ci/$1.c ]]; then
+		"$(cross_prefix "${LANE[arch]}")gcc" -O2 -Wall -Wextra -Werror -static -o "$program" "$ROOT/ci/$1.c" ||
+			die $E_ENV "cannot build ci/$1.c"
 	fi
-	printf '%s\n' "$init"
+	printf '%s\n' "$program"
 }
 
 # lane_busybox: a static busybox of the lane's architecture; prints the path.
@@ -105,14 +105,46 @@ emulator_version() {
 	fi
 }
 
-# make_initramfs DIR BIN PROGRAM...: DIR/plan and the programs, from BIN, from ci/programs or by
-# path, as DIR/initramfs.
+# make_vmm DIR IMAGE: what a lane with "vmm=" has beside its tests, as DIR/files: the VMM in
+# /usr/bin, the libraries and the firmware it loads, and a guest for it: IMAGE as /guest/kernel, and
+# ci/programs/migrate_guest.c as its PID 1 in /guest/initramfs.
+make_vmm() {
+	local files=$1/files guest=$1/guest vmm lib rom dir
+
+	vmm=$(command -v "${LANE[vmm]}")
+	mkdir -p "$files"/{guest,usr/bin,usr/share/qemu} "$guest"
+	cp "$vmm" "$files/usr/bin/"
+	ldd "$vmm" | grep -o '/[^ ]*' | while read -r lib; do
+		install -D "$lib" "$files$lib"
+	done
+	for rom in bios-256k.bin kvmvapic.bin linuxboot_dma.bin; do
+		for dir in $("$vmm" -L help); do
+			[[ ! -f $dir/$rom ]] || cp "$dir/$rom" "$files/usr/share/qemu/"
+		done
+	done
+	cp "$2" "$files/guest/kernel"
+	cp "$(build_program programs/migrate_guest)" "$guest/init"
+	make_cpio "$guest" "$files/guest/initramfs"
+}
+
+# make_cpio DIR FILE: the same contents, the same bytes.
+make_cpio() {
+	find "$1" -exec touch -h -d @0 {} +
+	(cd "$1" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 --reproducible) >"$2" ||
+		die $E_ENV "cannot write $2: disk full?"
+	rm -rf "$1"
+}
+
+# make_initramfs DIR BIN PROGRAM...: DIR/plan, DIR/files if there are any, and the programs, from BIN,
+# from ci/programs or by path, as DIR/initramfs.
 make_initramfs() {
 	local dir=$1 bin=$2 p root=$1/root
 	shift 2
 
-	rm -rf "$root" && mkdir -p "$root"/{dev,proc,sys,tmp,bin,tests}
-	cp "$(build_init)" "$root/init"
+	rm -rf "$root"
+	[[ ! -d $dir/files ]] || mv "$dir/files" "$root"
+	mkdir -p "$root"/{dev,proc,sys,tmp,bin,tests}
+	cp "$(build_program init)" "$root/init"
 	cp "$dir/plan" "$root/plan"
 	cp "$(lane_busybox)" "$root/bin/busybox"
 	# system() of the selftests' stack dump wants a shell; --shell wants its applets.
@@ -122,17 +154,15 @@ make_initramfs() {
 	for p; do
 		if [[ $p == /* || -f $ROOT/ci/programs/$p ]]; then
 			cp "$(cd "$ROOT/ci/programs" && realpath "$p")" "$root/tests/"
+		elif [[ -f $ROOT/ci/programs/$p.c ]]; then
+			cp "$(build_program "programs/$p")" "$root/tests/$p"
 		else
 			[[ -f $bin/$p ]] || die $E_STACK "the selftests hold no program '$p'"
 			mkdir -p "$root/tests/$(dirname "$p")"
 			cp "$bin/$p" "$root/tests/$p"
 		fi
 	done
-	# The same contents, the same bytes.
-	find "$root" -exec touch -h -d @0 {} +
-	(cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 --reproducible) >"$dir/initramfs" ||
-		die $E_ENV "cannot write $dir/initramfs: disk full?"
-	rm -rf "$root"
+	make_cpio "$root" "$dir/initramfs"
 }
 
 # kernel_cmdline: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
@@ -232,11 +262,12 @@ boot() {
 	fi
 }
 
-# progress FILE SEEN: tells, on stderr, of the results after line SEEN; prints the new SEEN.
+# progress FILE SEEN: tells, on stderr, of the results in complete lines after line SEEN; prints the
+# new SEEN.
 progress() {
 	local n
 
-	n=$(grep -c '' "$1" || true)
+	n=$(wc -l <"$1")
 	sed -n "$(($2 + 1)),${n}p" "$1" | { grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' || true; } |
 		while read -r line; do
 			say "$PROGRESS: ${line#\# }"
