@@ -289,7 +289,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (nr < 1 || nr_pages < 2 || write_rate < 200)
-		return 2;
+		fail(2, "wants -n from 1, -p from 2, -w from 200");
 	if (access(VMM, X_OK)) {
 		printf("1..0 # SKIP this lane has no VMM\n");
 		return 4;
