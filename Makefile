@@ -3,6 +3,9 @@
 run:	## the main job: base against stack in every default lane; report in build/report
 	@ci/run
 
+report:	## keeps the last run's table and plots, in results/
+	@ci/report
+
 check:	## the tests: stack, harness, every patch builds, lanes, lockdep, mutations
 	@ci/check
 
@@ -12,4 +15,4 @@ soak:	## everything: all upstream selftests in all lanes, lockdep, all mutations
 help:	## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
-.PHONY: run check soak help
+.PHONY: run report check soak help

@@ -44,10 +44,11 @@ usage() {
 # which packages are missing otherwise.
 # shellcheck disable=SC2120 # arguments are optional
 need_packages() {
-	local pkg probe missing=()
+	local pkg probe known=' ' missing=()
 
 	while read -r pkg probe; do
 		[[ $pkg == "#"* || -z $pkg ]] && continue
+		known+="$probe "
 		if (($#)) && [[ " $* " != *" $probe "* ]]; then
 			continue
 		fi
@@ -57,6 +58,9 @@ need_packages() {
 			command -v "$probe" >/dev/null || missing+=("$pkg")
 		fi
 	done <"$ROOT/scripts/packages"
+	for probe; do
+		[[ $known == *" $probe "* ]] || die $E_ENV "scripts/packages has no package for $probe: add it"
+	done
 	((${#missing[@]})) || return 0
 
 	if ((EUID)) || ! command -v apt-get >/dev/null; then

@@ -483,3 +483,42 @@ fake_maintainers() {
 	[[ $status == 0 ]] || { echo "$output"; false; }
 	[[ $(tail -n 2 "$PROJECT/series") == *"# topic: my-topic"*$'\n'"0004-KVM-Fourth-change.patch" ]] || { cat "$PROJECT/series"; false; }
 }
+
+@test "README: to the mailing list" {
+	three_patches
+	fake_maintainers
+	ln -s "$KVM_STACK_BUILD" "$PROJECT/build"
+	sed -i 's/send dirty-log/send two/' "$PROJECT/README.md"
+	export HOME=$BATS_TEST_TMPDIR/home
+	mkdir "$HOME"
+	git clone -q -b base "$LINUX" "$HOME/linux" 2>/dev/null || git clone -q --no-checkout "$LINUX" "$HOME/linux"
+	git -C "$HOME/linux" checkout -q --detach "$(git -C "$LINUX" rev-parse base)"
+	seq 41 45 | sed 's/^/line /' >>"$HOME/linux/virt/kvm/kvm_main.c"
+	commit_all "$HOME/linux" "KVM: Newer than the base"
+	newer=$(git -C "$HOME/linux" rev-parse HEAD)
+
+	GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@localhost GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@localhost run walk mail
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	grep -qx "base-commit: $newer" "$HOME/mails/0000-cover-letter.patch"
+	grep -qx 'From: T <t@localhost>' "$HOME/mails/0001"*
+	grep -qx 'Signed-off-by: T <t@localhost>' "$HOME/mails/0002"*
+	[[ -s $HOME/mails/two.mbox ]]
+}
+
+@test "b4 prep, with .b4-config, asks the tree for recipients and leaves the cover letter alone" {
+	three_patches
+	fake_maintainers
+	cp "$REAL/.b4-config" "$PROJECT/"
+	git -C "$LINUX" branch upstream base
+	git -C "$LINUX" config include.path "$PROJECT/.b4-config"
+	git -C "$LINUX" config branch.stack.description $'KVM: A title\n\nWhy.'
+	git -C "$LINUX" config user.name T
+	git -C "$LINUX" config user.email t@localhost
+	commit_all "$LINUX" "KVM: Maintainers"
+	cd "$LINUX"
+	run b4 --offline-mode -n prep --enroll upstream
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	run b4 --offline-mode -n prep --auto-to-cc
+	[[ $output == *"To: M <maintainer@localhost>"* && $output == *"Cc: kvm@localhost"* ]] || { echo "$output"; false; }
+	[[ $(git config branch.stack.description) == "KVM: A title"* ]]
+}

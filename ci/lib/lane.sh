@@ -9,7 +9,7 @@ lane_names() {
 }
 
 # read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
-# default; about, from the first line; image and console, from arch. Where Debian stable's emulator
+# default (yes; no; whole: in runs that ask for no test, program or shell); about, from the first line; image and console, from arch. Where Debian stable's emulator
 # is too old: suite, package. Where tests want to run a VMM: vmm.
 read_lane() {
 	local file=$ROOT/ci/lanes/$1 line
@@ -68,12 +68,13 @@ lanes_of() {
 	done | paste -sd' '
 }
 
+# default_lanes WHOLE: WHOLE is not empty if the lanes are for a run of everything.
 default_lanes() {
 	local l
 
 	for l in $(lane_names); do
 		read_lane "$l"
-		if [[ ${LANE[default]} == yes ]]; then
+		if [[ ${LANE[default]} == yes || (-n $1 && ${LANE[default]} == whole) ]]; then
 			echo "$l"
 		fi
 	done

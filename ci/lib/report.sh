@@ -66,16 +66,28 @@ ktap() {
 	}' "$REPORT/results.tsv"
 }
 
+# stack_commit: what this repository is at, "-dirty" if there is more to it.
+stack_commit() {
+	git -C "$ROOT" describe --always --dirty
+}
+
+# results_json CODE
 results_json() {
 	jq -Rn --rawfile vms "$REPORT/vms.tsv" --rawfile values "$REPORT/values.tsv" --arg exit "$1" \
+		--arg commit "$(stack_commit)" --arg date "$(date -u +%FT%TZ)" \
 		--arg emulator "$(qemu-system-x86_64 --version | head -n 1)" --arg base "$(cat "$BUILD/base-version" 2>/dev/null || true)" '
 	def rows: split("\n") | map(select(length > 0) | split("\t"));
-	{ base: $base, emulator: $emulator, exit: ($exit | tonumber),
+	{ commit: $commit, date: $date, base: $base, emulator: $emulator, exit: ($exit | tonumber),
 	  vms: ($vms | rows | map({lane: .[0], kernel: .[1], round: .[2], accelerator: .[3], end: .[4], release: .[5], cpus: .[6]})),
 	  results: [inputs | split("\t") | {lane: .[0], kernel: .[1], round: .[2], test: .[3], outcome: .[4],
 		ms: (.[5] | tonumber), fault: (.[6] == "1"), detail: .[7]}],
 	  values: ($values | rows | map({lane: .[0], kernel: .[1], round: .[2], test: .[3], key: .[4], value: .[5]})) }' \
 		<"$REPORT/results.tsv" >"$REPORT/results.json"
+}
+
+# caption: what it takes to know what a figure is about, but for its lane.
+caption() {
+	echo "stack $(stack_commit), base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(qemu-system-x86_64 --version | head -n 1)"
 }
 
 # summary CODE: the report for people, as markdown.
@@ -85,7 +97,7 @@ summary() {
 	(($1 == 0)) || end="exit code $1, see ci/run --help"
 	echo "# Verdict: $end"
 	echo
-	echo "Base: $(cat "$BUILD/base-version" 2>/dev/null || echo unknown). Emulator: $(qemu-system-x86_64 --version | head -n 1)."
+	echo "$(date -u +%F), $(caption)"
 	echo
 	echo '| lane | kernel | release | accelerator | CPUs | end |'
 	echo '|---|---|---|---|---|---|'
@@ -145,7 +157,7 @@ end_report() {
 	local src=$BUILD/src passed counted
 
 	if [[ -s $REPORT/values.tsv ]] && cut -f2 "$REPORT/values.tsv" | sort -u | paste -sd' ' | grep -qx 'base stack'; then
-		"$ROOT/ci/compare" --plots "$REPORT" "$REPORT/values.tsv" >"$REPORT/ab.txt"
+		"$ROOT/ci/compare" --plots "$REPORT" --caption "$(caption)" "$REPORT/values.tsv" >"$REPORT/ab.txt"
 	fi
 	ktap >"$REPORT/ktap"
 	results_json "$1"
