@@ -94,6 +94,8 @@ enum noise {
 	NOISE_KSM,
 	/* Age test memory via the idle page bitmap */
 	NOISE_AGE,
+	/* Have KVM recycle shadow pages, by changing how many there may be */
+	NOISE_RECYCLE,
 	NR_NOISES,
 };
 
@@ -104,6 +106,7 @@ static const char * const noise_names[NR_NOISES] = {
 	[NOISE_COLLAPSE]	= "collapse",
 	[NOISE_KSM]		= "ksm",
 	[NOISE_AGE]		= "age",
+	[NOISE_RECYCLE]		= "recycle",
 };
 
 struct test_params {
@@ -554,6 +557,10 @@ static bool make_noise(struct mirror *m, enum noise kind,
 		       !madvise(m->mem + start, n, MADV_UNMERGEABLE);
 	case NOISE_AGE:
 		return age_memory(m, rng, pagemap_fd, idle_fd);
+	case NOISE_RECYCLE:
+		/* The lowest limit that KVM takes on x86, and one that is out of the way. */
+		return !__vm_ioctl(m->vm, KVM_SET_NR_MMU_PAGES,
+				   (void *)(kvm_random_bool(rng) ? 64ul : 4096ul));
 	default:
 		TEST_FAIL("Unknown noise %d", kind);
 	}

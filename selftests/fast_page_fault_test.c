@@ -7,7 +7,7 @@
  * each of those faults is fixed fast, according to the vCPU's pf_fast, and each of the
  * pages is logged.  So it is for a guest, and for a nested guest whose pages L1 maps as
  * huge pages or 4K pages, and for a guest that writes to read-only pages, CR0.WP being 0;
- * with CR0.WP=1, it must fault there.
+ * with CR0.WP=1, it must fault there.  So it is for a guest in 32-bit mode with PAE paging.
  *
  * With shadow paging, pages of a guest are also write-protected because
  *  - the guest's PTE isn't dirty: the guest must find it dirty after it wrote the page;
@@ -193,16 +193,23 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code)
 	return vm;
 }
 
-/* Runs dirty_pages(). */
-static void verify_faults(struct kvm_vcpu *vcpu, const char *name, u64 expected)
+/* Runs dirty_pages() up to where it syncs. */
+static void run_until_sync(struct kvm_vcpu *vcpu)
+{
+	run(vcpu, UCALL_SYNC);
+}
+
+/* @write_pages has the guest write all pages. */
+static void verify_faults(struct kvm_vcpu *vcpu, void (*write_pages)(struct kvm_vcpu *vcpu),
+			  const char *name, u64 expected)
 {
 	u64 fast, logged;
 
-	run(vcpu, UCALL_SYNC);
+	write_pages(vcpu);
 	TEST_ASSERT_EQ(harvest(vcpu->vm), NR_PAGES);
 
 	fast = vcpu_get_stat(vcpu, pf_fast);
-	run(vcpu, UCALL_SYNC);
+	write_pages(vcpu);
 	fast = vcpu_get_stat(vcpu, pf_fast) - fast;
 	logged = harvest(vcpu->vm);
 	printf("guest=\"%s\" pages=%lu fixed_fast=%lu logged=%lu\n", name, NR_PAGES, fast,
@@ -230,7 +237,8 @@ static void test_guest(enum nested nested)
 	if (nested != NOT_NESTED)
 		setup_nested(vm, vcpu, nested);
 
-	verify_faults(vcpu, names[nested], is_logged_without_faults(nested) ? 0 : NR_PAGES);
+	verify_faults(vcpu, run_until_sync, names[nested],
+		      is_logged_without_faults(nested) ? 0 : NR_PAGES);
 	if (nested == NOT_NESTED) {
 		run(vcpu, UCALL_SYNC);
 		harvest(vm);
@@ -249,16 +257,92 @@ static void test_no_wp(void)
 	for (page = 0; page < NR_PAGES; page++)
 		*vm_get_pte(vm, TEST_GVA + page * PAGE_SIZE) &= ~PTE_WRITABLE_MASK(&vm->mmu);
 
-	verify_faults(vcpu, "guest without CR0.WP",
+	verify_faults(vcpu, run_until_sync, "guest without CR0.WP",
 		      is_logged_without_faults(NOT_NESTED) ? 0 : NR_PAGES);
 	run(vcpu, UCALL_DONE);
 	kvm_vm_free(vm);
+}
+
+static void run_until_out(struct kvm_vcpu *vcpu)
+{
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+}
+
+/* The page tables of a 32-bit guest: 4K pages, present, writable, accessed, dirty. */
+static void fill_pae_table(u64 *table, gpa_t gpa)
+{
+	int i;
+
+	for (i = 0; i < 512; i++)
+		table[i] = (gpa + i * PAGE_SIZE) | 0x63;
+}
+
+static void test_pae(void)
+{
+	/* What is where in the first memslot; the pages to be written are mapped at 4 MiB. */
+	enum { PDPT = 0x1000, PD = 0x2000, CODE_PT = 0x3000, TEST_PT = 0x4000, CODE = 0x5000 };
+	static const u8 code[] = {
+		0xbb, 0x00, 0x00, 0x40, 0x00,		/*    mov  $0x400000, %ebx */
+		0xb9, NR_PAGES & 0xff, NR_PAGES >> 8, 0, 0,	/* mov $NR_PAGES, %ecx */
+		0xff, 0x03,				/* 1: incl (%ebx) */
+		0x81, 0xc3, 0x00, 0x10, 0x00, 0x00,	/*    add  $0x1000, %ebx */
+		0xe2, 0xf6,				/*    loop 1b */
+		0xe6, 0x10,				/*    out  %al, $0x10 */
+		0xeb, 0xe8,				/*    jmp to the first one */
+	};
+	struct kvm_segment segment = {
+		.limit = 0xffffffff, .selector = 8, .type = 3,
+		.present = 1, .db = 1, .s = 1, .g = 1,
+	};
+	const gpa_t test_gpa = SZ_8M;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	void *low, *mem;
+
+	vm = vm_create_barebones();
+	low = kvm_mmap(SZ_64K, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	mem = kvm_mmap(TEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	vm_set_user_memory_region(vm, 0, 0, 0, SZ_64K, low);
+	vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, test_gpa, TEST_SIZE,
+				  mem);
+
+	*(u64 *)(low + PDPT) = PD | 1;
+	((u64 *)(low + PD))[0] = CODE_PT | 0x23;
+	((u64 *)(low + PD))[2] = TEST_PT | 0x23;
+	fill_pae_table(low + CODE_PT, 0);
+	fill_pae_table(low + TEST_PT, test_gpa);
+	memcpy(low + CODE, code, sizeof(code));
+
+	vcpu = __vm_vcpu_add(vm, 0);
+	vcpu_init_cpuid(vcpu, kvm_get_supported_cpuid());
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.ds = sregs.es = sregs.ss = segment;
+	segment.type = 0xb;
+	sregs.cs = segment;
+	sregs.cr0 = X86_CR0_PE | X86_CR0_NE | X86_CR0_WP | X86_CR0_PG;
+	sregs.cr3 = PDPT;
+	sregs.cr4 = X86_CR4_PAE;
+	sregs.efer = 0;
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = CODE;
+	vcpu_regs_set(vcpu, &regs);
+
+	verify_faults(vcpu, run_until_out, "guest with PAE paging",
+		      is_logged_without_faults(NOT_NESTED) ? 0 : NR_PAGES);
+	kvm_vm_free(vm);
+	kvm_munmap(low, SZ_64K);
+	kvm_munmap(mem, TEST_SIZE);
 }
 
 int main(void)
 {
 	test_guest(NOT_NESTED);
 	test_no_wp();
+	test_pae();
 	if (kvm_cpu_has_tdp()) {
 		test_guest(NESTED_HUGE);
 		test_guest(NESTED_4K);

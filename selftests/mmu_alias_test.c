@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Verify that KVM keeps track of which gfn a guest's page tables map, if two gfns share
- * a page of the host.
+ * a page of the host: because two memslots have the same memory, or the zero page.
  *
  * Two memslots have the same memory, the first is read-only.  The guest reads the page
  * by means of the first, re-points its PTE to the second, without INVLPG, and writes.
@@ -10,11 +10,16 @@
  *  - all writes are in the second's dirty log, also when the log was read in between;
  *  - writes go to the second's new page when the host replaces its page.
  *
+ * Two other memslots have memory that nobody has written yet.  The guest reads the first,
+ * whose PTE is not executable, re-points the PTE to the second, executable, and calls the
+ * page: zeros, as instructions, lead to the next page, which returns.  The host writes
+ * instructions to the second.  Verify that the guest executes these.
+ *
  * This is about shadow paging, where KVM has to find out.  With TDP, hardware walks the
  * guest's page tables, and the test can't but pass.
  *
- * What can't be tested: reads, and writes if both memslots are writable, as a TLB may
- * still translate to the first gfn until INVLPG.
+ * What can't be tested: accesses that the first PTE permits, too, as a TLB may still
+ * translate to the first gfn until INVLPG.
  */
 #include <stdio.h>
 #include <string.h>
@@ -34,19 +39,39 @@
 #define GPA_B		((gpa_t)SZ_4G + SZ_1G)
 #define TEST_GVA	0xc0000000ul
 #define PTE_GVA		0xd0000000ul
+#define SLOT_C		12
+#define SLOT_D		13
+#define GPA_C		((gpa_t)SZ_4G * 2)
+#define GPA_D		((gpa_t)SZ_4G * 2 + SZ_1G)
+/* The page to call, and the next one, with the same page table. */
+#define CALL_GVA	(TEST_GVA + 16 * PAGE_SIZE)
 
 enum stage {
 	READ_A,
 	WROTE_B,
 	WROTE_B_AGAIN,
 	WROTE_NEW_B,
+	CALLED_ZEROS,
+	CALLED_CODE,
 };
 
 /* Set by the host: where the guest finds the PTE, and what to write to it. */
 static u64 *guest_pte;
 static u64 guest_pte_b;
+static u64 *guest_call_pte;
+static u64 guest_pte_d;
 
 static u64 *guest_mem = (u64 *)TEST_GVA;
+
+/* What the code returns in ECX, 0 for zeros: "add %al, (%rax)". */
+static u64 call_page(void)
+{
+	u64 ret = 0, scratch;
+
+	asm volatile("call *%[code]" : "+c"(ret) : [code] "r"(CALL_GVA), "a"(&scratch) :
+		     "cc", "memory");
+	return ret;
+}
 
 static void guest_code(void)
 {
@@ -64,6 +89,14 @@ static void guest_code(void)
 	/* The host has replaced the page. */
 	WRITE_ONCE(*guest_mem, 4);
 	GUEST_SYNC(WROTE_NEW_B);
+
+	/* No INVLPG: no TLB can have the page executable. */
+	GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)CALL_GVA), 0);
+	WRITE_ONCE(*guest_call_pte, guest_pte_d);
+	GUEST_ASSERT_EQ(call_page(), 0);
+	GUEST_SYNC(CALLED_ZEROS);
+
+	GUEST_SYNC2(CALLED_CODE, call_page());
 }
 
 static u64 run_until_sync(struct kvm_vcpu *vcpu)
@@ -99,10 +132,13 @@ static u64 *map_memory(int fd)
 
 int main(void)
 {
+	/* mov $7, %ecx; ret */
+	static const u8 code[] = { 0xb9, 7, 0, 0, 0, 0xc3 };
 	bool logged, logged_again;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	u64 *mem_a, *mem_b, *pte;
+	struct ucall uc;
 	int fd;
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
@@ -120,6 +156,18 @@ int main(void)
 	sync_global_to_guest(vm, guest_pte);
 	sync_global_to_guest(vm, guest_pte_b);
 
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_C, SLOT_C, 1, 0);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_D, SLOT_D, 1, 0);
+	virt_map(vm, CALL_GVA, GPA_C, 1);
+	virt_map(vm, CALL_GVA + PAGE_SIZE, vm_phy_page_alloc(vm, 0, 0), 1);
+	*(u8 *)addr_gva2hva(vm, CALL_GVA + PAGE_SIZE) = 0xc3;
+	pte = vm_get_pte(vm, CALL_GVA);
+	guest_call_pte = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
+	guest_pte_d = (*pte & ~PHYSICAL_PAGE_MASK) | GPA_D;
+	*pte |= PTE_NX_MASK(&vm->mmu);
+	sync_global_to_guest(vm, guest_call_pte);
+	sync_global_to_guest(vm, guest_pte_d);
+
 	*mem_a = 1;
 	TEST_ASSERT_EQ(run_until_sync(vcpu), READ_A);
 	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_B);
@@ -133,12 +181,20 @@ int main(void)
 		    "Can't replace the page");
 	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_NEW_B);
 
+	TEST_ASSERT_EQ(run_until_sync(vcpu), CALLED_ZEROS);
+	memcpy(addr_gpa2hva(vm, GPA_D), code, sizeof(code));
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	TEST_ASSERT_EQ(uc.args[0], CALLED_CODE);
+
 	printf("logged=%d logged_again=%d old_page=%lu new_page=%lu\n", logged, logged_again,
 	       *mem_a, *mem_b);
+	printf("called=%lu\n", uc.args[1]);
 	TEST_ASSERT(logged, "The write after the PTE was changed is not in the log");
 	TEST_ASSERT(logged_again, "The write after the log was read is not in the log");
 	TEST_ASSERT(*mem_a == 3, "The guest wrote a page that the host has replaced");
 	TEST_ASSERT(*mem_b == 4, "The guest did not write the page that replaced it");
+	TEST_ASSERT(uc.args[1] == 7, "The guest executes the page that the host replaced");
 
 	kvm_vm_free(vm);
 	return 0;

@@ -102,10 +102,11 @@ outcome() {
 }
 
 @test "a VM that goes silent is killed: exit 4" {
-	# init beats every 5 s; asked for a word every 4 s, a sleeping test is silence.
-	program '#include <unistd.h>
-		int main(void) { return sleep(60); }'
-	KVM_CI_SILENCE=4 run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	# init beats every 5 s, unless it is stopped.
+	program '#include <sys/ptrace.h>
+		#include <unistd.h>
+		int main(void) { return ptrace(PTRACE_ATTACH, 1, 0, 0) || sleep(60); }'
+	KVM_CI_SILENCE=15 run "$RUN" --kernel stack $LANE --program "$PROGRAM"
 	[[ $status == 4 && $(outcome program) == lost && $output == *"VM lost (silent)"* ]] || { echo "$output"; false; }
 	run pgrep -f "$BATS_TEST_TMPDIR"
 	[[ -z $output ]]

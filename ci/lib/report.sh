@@ -68,7 +68,7 @@ ktap() {
 
 # stack_commit: what this repository is at, "-dirty" if there is more to it.
 stack_commit() {
-	git -C "$ROOT" describe --always --dirty
+	git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown
 }
 
 # results_json CODE
