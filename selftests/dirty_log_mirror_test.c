@@ -558,7 +558,11 @@ static bool make_noise(struct mirror *m, enum noise kind,
 	case NOISE_AGE:
 		return age_memory(m, rng, pagemap_fd, idle_fd);
 	case NOISE_RECYCLE:
-		/* The lowest limit that KVM takes on x86, and one that is out of the way. */
+		/*
+		 * The lowest limit that KVM takes on x86, and one that is out of the
+		 * way.  Building page tables anew is work for vCPUs, go easy.
+		 */
+		usleep(5000);
 		return !__vm_ioctl(m->vm, KVM_SET_NR_MMU_PAGES,
 				   (void *)(kvm_random_bool(rng) ? 64ul : 4096ul));
 	default:
