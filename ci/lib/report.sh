@@ -8,6 +8,7 @@
 # vm/LANE.KERNEL.ROUND/   verdict (KTAP), console, tests/NAME.log, plan, command
 
 REPORT=${REPORT:-$BUILD/report}
+STACK_COMMIT=	# what this repository is at when a run begins; "-dirty" if there is more to it
 
 begin_report() {
 	mkdir -p "$REPORT" 2>/dev/null || die $E_ENV "cannot create $REPORT"
@@ -15,6 +16,7 @@ begin_report() {
 	flock -n 8 || die $E_ENV "another run is writing $REPORT: wait for it, or use --report DIR"
 	find "$REPORT" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
 	mkdir -p "$REPORT/vm" || die $E_ENV "cannot write $REPORT"
+	STACK_COMMIT=$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)
 	: >"$REPORT/results.tsv"
 	: >"$REPORT/values.tsv"
 	: >"$REPORT/vms.tsv"
@@ -66,15 +68,10 @@ ktap() {
 	}' "$REPORT/results.tsv"
 }
 
-# stack_commit: what this repository is at, "-dirty" if there is more to it.
-stack_commit() {
-	git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown
-}
-
 # results_json CODE
 results_json() {
 	jq -Rn --rawfile vms "$REPORT/vms.tsv" --rawfile values "$REPORT/values.tsv" --arg exit "$1" \
-		--arg commit "$(stack_commit)" --arg date "$(date -u +%FT%TZ)" \
+		--arg commit "$STACK_COMMIT" --arg date "$(date -u +%FT%TZ)" \
 		--arg emulator "$(qemu-system-x86_64 --version | head -n 1)" --arg base "$(cat "$BUILD/base-version" 2>/dev/null || true)" '
 	def rows: split("\n") | map(select(length > 0) | split("\t"));
 	{ commit: $commit, date: $date, base: $base, emulator: $emulator, exit: ($exit | tonumber),
@@ -87,7 +84,7 @@ results_json() {
 
 # caption: what it takes to know what a figure is about, but for its lane.
 caption() {
-	echo "stack $(stack_commit), base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(qemu-system-x86_64 --version | head -n 1)"
+	echo "stack $STACK_COMMIT, base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(qemu-system-x86_64 --version | head -n 1)"
 }
 
 # summary CODE: the report for people, as markdown.
