@@ -607,7 +607,7 @@ int main(int argc, char *argv[])
 		.iterations = 3,
 		.manual = true,
 	};
-	int opt;
+	int nr_cpus, opt;
 
 	guest_modes_append_default();
 
@@ -655,8 +655,9 @@ int main(int argc, char *argv[])
 		    "Sizes must be powers of two from 2M, the smallest first");
 	nr_writers = p.keep_writing ? 1 : 1 + nr_faulters;
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) || !p.manual);
-	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) >= 3 + nr_faulters,
-		       "%d faulting vCPUs need %d CPUs", nr_faulters, 3 + nr_faulters);
+	/* One for each thread: the writer, the faulting vCPUs, who harvests, and who else does. */
+	nr_cpus = 2 + nr_faulters + (p.invalidate || p.probe);
+	__TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) >= nr_cpus, "Needs %d CPUs", nr_cpus);
 
 	for_each_guest_mode(run_test, &p);
 	return 0;

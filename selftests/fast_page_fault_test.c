@@ -7,7 +7,8 @@
  * each of those faults is fixed fast, according to the vCPU's pf_fast, and each of the
  * pages is logged.  So it is for a guest, and for a nested guest whose pages L1 maps as
  * huge pages or 4K pages, and for a guest that writes to read-only pages, CR0.WP being 0;
- * with CR0.WP=1, it must fault there.  So it is for a guest in 32-bit mode with PAE paging.
+ * with CR0.WP=1, it must fault there.  So it is for a guest in 32-bit mode with PAE paging,
+ * also in SMM, where the log is that of SMM's address space.
  *
  * With shadow paging, pages of a guest are also write-protected because
  *  - the guest's PTE isn't dirty: the guest must find it dirty after it wrote the page;
@@ -25,12 +26,16 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "run_until.h"
+#include "smm.h"
 #include "svm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
 #include "vmx.h"
 
 #define TEST_SLOT	10
+/* The one of SMM's address space. */
+#define SMM_SLOT(slot)	((1 << 16) | (slot))
 #define NR_PAGES	512ul
 #define TEST_SIZE	(NR_PAGES * PAGE_SIZE)
 #define TEST_GPA	((gpa_t)SZ_4G)
@@ -152,24 +157,12 @@ static void setup_nested(struct kvm_vm *vm, struct kvm_vcpu *vcpu, enum nested n
 	tdp_identity_map_default_memslots(vm);
 }
 
-static void run(struct kvm_vcpu *vcpu, u64 cmd)
-{
-	struct ucall uc;
-	u64 got;
-
-	vcpu_run(vcpu);
-	got = get_ucall(vcpu, &uc);
-	if (got == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(got == cmd, "Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-}
-
-static u64 harvest(struct kvm_vm *vm)
+static u64 harvest(struct kvm_vm *vm, u32 slot)
 {
 	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
 	u64 page, nr = 0;
 
-	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+	kvm_vm_get_dirty_log(vm, slot, bitmap);
 	for (page = 0; page < NR_PAGES; page++)
 		nr += test_bit(page, bitmap);
 	free(bitmap);
@@ -196,22 +189,22 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code)
 /* Runs dirty_pages() up to where it syncs. */
 static void run_until_sync(struct kvm_vcpu *vcpu)
 {
-	run(vcpu, UCALL_SYNC);
+	run_until(vcpu, UCALL_SYNC);
 }
 
-/* @write_pages has the guest write all pages. */
+/* @write_pages has the guest write all pages of the memslot. */
 static void verify_faults(struct kvm_vcpu *vcpu, void (*write_pages)(struct kvm_vcpu *vcpu),
-			  const char *name, u64 expected)
+			  u32 slot, const char *name, u64 expected)
 {
 	u64 fast, logged;
 
 	write_pages(vcpu);
-	TEST_ASSERT_EQ(harvest(vcpu->vm), NR_PAGES);
+	TEST_ASSERT_EQ(harvest(vcpu->vm, slot), NR_PAGES);
 
 	fast = vcpu_get_stat(vcpu, pf_fast);
 	write_pages(vcpu);
 	fast = vcpu_get_stat(vcpu, pf_fast) - fast;
-	logged = harvest(vcpu->vm);
+	logged = harvest(vcpu->vm, slot);
 	printf("guest=\"%s\" pages=%lu fixed_fast=%lu logged=%lu\n", name, NR_PAGES, fast,
 	       logged);
 	TEST_ASSERT_EQ(logged, NR_PAGES);
@@ -237,13 +230,13 @@ static void test_guest(enum nested nested)
 	if (nested != NOT_NESTED)
 		setup_nested(vm, vcpu, nested);
 
-	verify_faults(vcpu, run_until_sync, names[nested],
+	verify_faults(vcpu, run_until_sync, TEST_SLOT, names[nested],
 		      is_logged_without_faults(nested) ? 0 : NR_PAGES);
 	if (nested == NOT_NESTED) {
-		run(vcpu, UCALL_SYNC);
-		harvest(vm);
+		run_until(vcpu, UCALL_SYNC);
+		harvest(vm, TEST_SLOT);
 	}
-	run(vcpu, UCALL_DONE);
+	run_until(vcpu, UCALL_DONE);
 	kvm_vm_free(vm);
 }
 
@@ -257,9 +250,9 @@ static void test_no_wp(void)
 	for (page = 0; page < NR_PAGES; page++)
 		*vm_get_pte(vm, TEST_GVA + page * PAGE_SIZE) &= ~PTE_WRITABLE_MASK(&vm->mmu);
 
-	verify_faults(vcpu, run_until_sync, "guest without CR0.WP",
+	verify_faults(vcpu, run_until_sync, TEST_SLOT, "guest without CR0.WP",
 		      is_logged_without_faults(NOT_NESTED) ? 0 : NR_PAGES);
-	run(vcpu, UCALL_DONE);
+	run_until(vcpu, UCALL_DONE);
 	kvm_vm_free(vm);
 }
 
@@ -278,26 +271,77 @@ static void fill_pae_table(u64 *table, gpa_t gpa)
 		table[i] = (gpa + i * PAGE_SIZE) | 0x63;
 }
 
-static void test_pae(void)
+/*
+ * What a 32-bit guest has in its first memslot, which is where SMRAM is after a reset:
+ * page tables, code, and what takes a CPU from real mode, which is how SMM begins, to them.
+ */
+#define LOW_GPA		0x30000
+#define PDPT_GPA	(LOW_GPA + 0x1000)
+#define PD_GPA		(LOW_GPA + 0x2000)
+#define CODE_PT_GPA	(LOW_GPA + 0x3000)
+#define TEST_PT_GPA	(LOW_GPA + 0x4000)
+#define CODE_GPA	(LOW_GPA + 0x5000)
+#define GDT_GPA		(LOW_GPA + 0x6000)
+#define GDTR_GPA	(LOW_GPA + 0x7000)
+#define SMI_GPA		(LOW_GPA + 0x8000)
+#define PAE_CR0		(X86_CR0_PE | X86_CR0_NE | X86_CR0_WP | X86_CR0_PG)
+
+/* The pages to be written, NR_PAGES of them, are mapped at 4 MiB. */
+extern char pae_code[], pae_code_end[];
+__asm__(".code32\n"
+	"pae_code:\n"
+	"	mov $0x400000, %ebx\n"
+	"	mov $512, %ecx\n"
+	"1:	incl (%ebx)\n"
+	"	add $0x1000, %ebx\n"
+	"	loop 1b\n"
+	"	out %al, $0x10\n"
+	"	jmp pae_code\n"
+	"pae_code_end:\n"
+	".code64\n");
+
+/* Set CR4.PAE, CR3 to PDPT_GPA, and CR0 to PAE_CR0, and go to CODE_GPA. */
+extern char smi_code[], smi_code_end[];
+__asm__(".code16\n"
+	"smi_code:\n"
+	"	lgdtl %cs:0x7000\n"
+	"	mov $0x20, %eax\n"
+	"	mov %eax, %cr4\n"
+	"	mov $0x31000, %eax\n"
+	"	mov %eax, %cr3\n"
+	"	mov $0x80010021, %eax\n"
+	"	mov %eax, %cr0\n"
+	"	ljmpl $8, $0x35000\n"
+	"smi_code_end:\n"
+	".code64\n");
+
+static void set_pae_mode(struct kvm_vcpu *vcpu)
 {
-	/* What is where in the first memslot; the pages to be written are mapped at 4 MiB. */
-	enum { PDPT = 0x1000, PD = 0x2000, CODE_PT = 0x3000, TEST_PT = 0x4000, CODE = 0x5000 };
-	static const u8 code[] = {
-		0xbb, 0x00, 0x00, 0x40, 0x00,		/*    mov  $0x400000, %ebx */
-		0xb9, NR_PAGES & 0xff, NR_PAGES >> 8, 0, 0,	/* mov $NR_PAGES, %ecx */
-		0xff, 0x03,				/* 1: incl (%ebx) */
-		0x81, 0xc3, 0x00, 0x10, 0x00, 0x00,	/*    add  $0x1000, %ebx */
-		0xe2, 0xf6,				/*    loop 1b */
-		0xe6, 0x10,				/*    out  %al, $0x10 */
-		0xeb, 0xe8,				/*    jmp to the first one */
-	};
 	struct kvm_segment segment = {
 		.limit = 0xffffffff, .selector = 8, .type = 3,
 		.present = 1, .db = 1, .s = 1, .g = 1,
 	};
-	const gpa_t test_gpa = SZ_8M;
 	struct kvm_sregs sregs;
 	struct kvm_regs regs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.ds = sregs.es = sregs.ss = segment;
+	segment.type = 0xb;
+	sregs.cs = segment;
+	sregs.cr0 = PAE_CR0;
+	sregs.cr3 = PDPT_GPA;
+	sregs.cr4 = X86_CR4_PAE;
+	sregs.efer = 0;
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = CODE_GPA;
+	vcpu_regs_set(vcpu, &regs);
+}
+
+static void test_pae(bool smm)
+{
+	const u64 gdt[] = { 0, 0x00cf9b000000ffff };
+	const gpa_t test_gpa = SZ_8M;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	void *low, *mem;
@@ -305,44 +349,56 @@ static void test_pae(void)
 	vm = vm_create_barebones();
 	low = kvm_mmap(SZ_64K, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	mem = kvm_mmap(TEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	vm_set_user_memory_region(vm, 0, 0, 0, SZ_64K, low);
 	vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, test_gpa, TEST_SIZE,
 				  mem);
+	vm_set_user_memory_region(vm, 0, 0, LOW_GPA, SZ_64K, low);
 
-	*(u64 *)(low + PDPT) = PD | 1;
-	((u64 *)(low + PD))[0] = CODE_PT | 0x23;
-	((u64 *)(low + PD))[2] = TEST_PT | 0x23;
-	fill_pae_table(low + CODE_PT, 0);
-	fill_pae_table(low + TEST_PT, test_gpa);
-	memcpy(low + CODE, code, sizeof(code));
+	*(u64 *)(low + PDPT_GPA - LOW_GPA) = PD_GPA | 1;
+	((u64 *)(low + PD_GPA - LOW_GPA))[0] = CODE_PT_GPA | 0x23;
+	((u64 *)(low + PD_GPA - LOW_GPA))[2] = TEST_PT_GPA | 0x23;
+	fill_pae_table(low + CODE_PT_GPA - LOW_GPA, 0);
+	fill_pae_table(low + TEST_PT_GPA - LOW_GPA, test_gpa);
+	memcpy(low + CODE_GPA - LOW_GPA, pae_code, pae_code_end - pae_code);
 
 	vcpu = __vm_vcpu_add(vm, 0);
 	vcpu_init_cpuid(vcpu, kvm_get_supported_cpuid());
-	vcpu_sregs_get(vcpu, &sregs);
-	sregs.ds = sregs.es = sregs.ss = segment;
-	segment.type = 0xb;
-	sregs.cs = segment;
-	sregs.cr0 = X86_CR0_PE | X86_CR0_NE | X86_CR0_WP | X86_CR0_PG;
-	sregs.cr3 = PDPT;
-	sregs.cr4 = X86_CR4_PAE;
-	sregs.efer = 0;
-	vcpu_sregs_set(vcpu, &sregs);
-	vcpu_regs_get(vcpu, &regs);
-	regs.rip = CODE;
-	vcpu_regs_set(vcpu, &regs);
+	if (smm) {
+		vm_set_user_memory_region(vm, SMM_SLOT(TEST_SLOT), KVM_MEM_LOG_DIRTY_PAGES,
+					  test_gpa, TEST_SIZE, mem);
+		vm_set_user_memory_region(vm, SMM_SLOT(0), 0, LOW_GPA, SZ_64K, low);
+		memcpy(low + SMI_GPA - LOW_GPA, smi_code, smi_code_end - smi_code);
+		memcpy(low + GDT_GPA - LOW_GPA, gdt, sizeof(gdt));
+		*(u16 *)(low + GDTR_GPA - LOW_GPA) = sizeof(gdt) - 1;
+		*(u32 *)(low + GDTR_GPA - LOW_GPA + 2) = GDT_GPA;
+		inject_smi(vcpu);
+	} else {
+		set_pae_mode(vcpu);
+	}
 
-	verify_faults(vcpu, run_until_out, "guest with PAE paging",
+	verify_faults(vcpu, run_until_out, smm ? SMM_SLOT(TEST_SLOT) : TEST_SLOT,
+		      smm ? "guest with PAE paging, in SMM" : "guest with PAE paging",
 		      is_logged_without_faults(NOT_NESTED) ? 0 : NR_PAGES);
+	if (smm)
+		TEST_ASSERT_EQ(harvest(vm, TEST_SLOT), 0);
 	kvm_vm_free(vm);
 	kvm_munmap(low, SZ_64K);
 	kvm_munmap(mem, TEST_SIZE);
+}
+
+/* SMM begins in real mode.  Without EPT's unrestricted guest, that takes more memslots. */
+static bool can_use_smm(void)
+{
+	return kvm_has_cap(KVM_CAP_X86_SMM) &&
+	       (!host_cpu_is_intel || get_kvm_intel_param_bool("unrestricted_guest"));
 }
 
 int main(void)
 {
 	test_guest(NOT_NESTED);
 	test_no_wp();
-	test_pae();
+	test_pae(false);
+	if (can_use_smm())
+		test_pae(true);
 	if (kvm_cpu_has_tdp()) {
 		test_guest(NESTED_HUGE);
 		test_guest(NESTED_4K);

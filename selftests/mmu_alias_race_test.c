@@ -25,6 +25,7 @@
 #include "defer_tlb_flush.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "run_until.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -77,18 +78,6 @@ static void writer_code(void)
 
 /* What the guest has in a variable, in the host's mapping. */
 #define shared(vm, var)		((u64 *)addr_gva2hva(vm, (gva_t)&(var)))
-
-static void run_until(struct kvm_vcpu *vcpu, u64 cmd)
-{
-	struct ucall uc;
-	u64 got;
-
-	vcpu_run(vcpu);
-	got = get_ucall(vcpu, &uc);
-	if (got == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(got == cmd, "Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-}
 
 static void *run_writer(void *vcpu)
 {

@@ -24,6 +24,7 @@
 #include "lock_stat.h"
 #include "pin_util.h"
 #include "processor.h"
+#include "run_until.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -72,24 +73,12 @@ struct vcpu_thread {
 	int nr;
 };
 
-static void run(struct kvm_vcpu *vcpu, u64 cmd)
-{
-	struct ucall uc;
-	u64 got;
-
-	vcpu_run(vcpu);
-	got = get_ucall(vcpu, &uc);
-	if (got == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(got == cmd, "Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-}
-
 static void *run_vcpu(void *arg)
 {
 	struct vcpu_thread *t = arg;
 
 	pin_self_to_nth_cpu(t->cpus, t->nr);
-	run(t->vcpu, UCALL_DONE);
+	run_until(t->vcpu, UCALL_DONE);
 	return NULL;
 }
 
@@ -124,7 +113,7 @@ static void measure(int vcpus, cpu_set_t *cpus, const char *name)
 	sync_global_to_guest(vm, guest_ptes);
 
 	for (i = 0; i < vcpus; i++)
-		run(threads[i].vcpu, UCALL_SYNC);
+		run_until(threads[i].vcpu, UCALL_SYNC);
 
 	flushes = vm_get_stat(vm, remote_tlb_flush_requests);
 	if (lock_stat_usable())

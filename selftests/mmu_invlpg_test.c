@@ -27,6 +27,7 @@
 #include "kvm_util.h"
 #include "lock_stat.h"
 #include "processor.h"
+#include "run_until.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -146,21 +147,9 @@ static void checker_code(void)
 	GUEST_DONE();
 }
 
-static void run(struct kvm_vcpu *vcpu, u64 cmd)
-{
-	struct ucall uc;
-	u64 got;
-
-	vcpu_run(vcpu);
-	got = get_ucall(vcpu, &uc);
-	if (got == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(got == cmd, "Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
-}
-
 static void *checker(void *vcpu)
 {
-	run(vcpu, UCALL_DONE);
+	run_until(vcpu, UCALL_DONE);
 	return NULL;
 }
 
@@ -200,19 +189,19 @@ static void run_test(bool defer)
 	sync_global_to_guest(vm, has_invpcid);
 
 	kvm_pthread_create(&thread, NULL, checker, vcpus[1]);
-	run(vcpus[0], UCALL_SYNC);
+	run_until(vcpus[0], UCALL_SYNC);
 	kvm_pthread_join(thread, NULL);
 
 	locks = write_locks();
 	invlpgs = vcpu_get_stat(vcpus[0], invlpg);
-	run(vcpus[0], UCALL_SYNC);
+	run_until(vcpus[0], UCALL_SYNC);
 	invlpgs = vcpu_get_stat(vcpus[0], invlpg) - invlpgs;
 	idle = write_locks() - locks;
 
 	locks = write_locks();
-	run(vcpus[0], UCALL_SYNC);
+	run_until(vcpus[0], UCALL_SYNC);
 	busy = write_locks() - locks;
-	run(vcpus[0], UCALL_DONE);
+	run_until(vcpus[0], UCALL_DONE);
 
 	printf("defer=%d invpcid=%d invlpgs=%lu\n", defer, has_invpcid, invlpgs);
 	printf("defer=%d write_locks=%lu\n", defer, idle);

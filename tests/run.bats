@@ -206,6 +206,7 @@ accelerators() {
 	part lane bochs vm
 	host svm kvm_amd 1
 	[[ $(accelerators | paste -sd' ') == "kvm kvm" ]]
+	[[ $(read_lane svm-tdp-icount; accelerator) == tcg ]]
 	host vmx kvm_intel Y
 	[[ $(accelerators | paste -sd' ') == "tcg kvm" ]]
 	host svm kvm_amd 0

@@ -10,7 +10,8 @@ lane_names() {
 
 # read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
 # default (yes; no; whole: in runs that ask for no test, program or shell); about, from the first line; image and console, from arch. Where Debian stable's emulator
-# is too old: suite, package. Where tests want to run a VMM: vmm.
+# is too old: suite, package. Where tests want to run a VMM: vmm. Where time is to be what QEMU's -icount
+# makes of it: icount, its argument.
 read_lane() {
 	local file=$ROOT/ci/lanes/$1 line
 

@@ -16,10 +16,13 @@ nests() {
 
 # accelerator: "kvm" if the host can run this lane's guests with nested hardware virtualization, else
 # "tcg". The lanes that QEMU can emulate have SVM, so nesting must be AMD's for them; for "cpu=host",
-# either will do, and one there must be. "bochs" for a lane of that emulator.
+# either will do, and one there must be. "bochs" for a lane of that emulator;
+# hardware has no "icount=".
 accelerator() {
 	if is_bochs; then
 		echo bochs
+	elif [[ ${LANE[icount]-} ]]; then
+		echo tcg
 	elif [[ ${LANE[cpu]} == *svm* || ${LANE[cpu]} == host ]] && nests svm kvm_amd; then
 		echo kvm
 	elif [[ ${LANE[cpu]} == host ]] && nests vmx kvm_intel; then
@@ -187,6 +190,7 @@ qemu_command() {
 
 	[[ $3 == kvm ]] && cpu=host
 	COMMAND=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
+		${LANE[icount]+-icount "${LANE[icount]}"}
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
 		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
 		-append "$(kernel_cmdline)"

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Measure what it costs a guest to write its memory again after the dirty log was read,
+ * i.e. to take a fault on each page.  All vCPUs write at a time, each its share.  After
+ * each reading of the log, report
+ *  - redirty_us: how long the slowest vCPU took;
+ *  - fault_ns: how long a fault took, on average;
+ *  - fixed_fast: how many of 1000 faults were fixed without mmu_lock;
+ *  - exit_ns: how long an exit takes that KVM has little to do for (CPUID), i.e. how
+ *    much of a fault isn't due to its being a fault;
+ * for a guest, and for a nested guest whose pages L1 maps as huge pages or 4K pages.
+ *
+ * Times are those of the guest's clock.  On an emulator whose clock counts instructions,
+ * one nanosecond is one instruction, be it the guest's or the host's.
+ *
+ * What can't be measured: exit_ns of nested guests with VMX, where CPUID exits to L1.
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/bitmap.h>
+#include <linux/sizes.h>
+
+#include "guest_clock.h"
+#include "kvm_util.h"
+#include "pin_util.h"
+#include "processor.h"
+#include "run_until.h"
+#include "svm_util.h"
+#include "test_util.h"
+#include "ucall_common.h"
+#include "vmx.h"
+
+#define TEST_SLOT	10
+#define TEST_GPA	((gpa_t)SZ_4G)
+#define TEST_GVA	0xc0000000ul
+#define MAX_VCPUS	8
+#define NR_EXITS	1000
+
+enum nested {
+	NOT_NESTED,
+	NESTED_HUGE,
+	NESTED_4K,
+};
+
+static const char * const names[] = {
+	[NOT_NESTED]	= "plain",
+	[NESTED_HUGE]	= "nested_huge",
+	[NESTED_4K]	= "nested_4k",
+};
+
+struct vcpu_times {
+	u64 exits;
+	u64 faults;
+};
+
+/* Set by the host. */
+static u64 pages_per_vcpu;
+static bool measure_exits;
+/* Set by the guest. */
+static struct vcpu_times times[MAX_VCPUS];
+
+static void take_exits(struct vcpu_times *t)
+{
+	u32 eax, ebx, ecx, edx;
+	u64 start = guest_clock();
+	int i;
+
+	for (i = 0; i < NR_EXITS; i++)
+		cpuid(0, &eax, &ebx, &ecx, &edx);
+	t->exits = guest_clock() - start;
+}
+
+static void guest_code(u64 vcpu)
+{
+	u64 mem = TEST_GVA + vcpu * pages_per_vcpu * PAGE_SIZE, page, start;
+
+	for (;;) {
+		if (measure_exits)
+			take_exits(&times[vcpu]);
+
+		start = guest_clock();
+		for (page = 0; page < pages_per_vcpu; page++)
+			WRITE_ONCE(*(u64 *)(mem + page * PAGE_SIZE), start);
+		times[vcpu].faults = guest_clock() - start;
+		GUEST_SYNC(0);
+	}
+}
+
+/* The nested guest finds the index of its vCPU on its stack, and never exits to L1. */
+void l2_guest_code(u64 vcpu);
+void l2_guest_code(u64 vcpu)
+{
+	guest_code(vcpu);
+}
+
+extern char l2_guest_entry[];
+__asm__("l2_guest_entry: mov (%rsp), %rdi; call l2_guest_code; ud2;");
+
+static void l1_guest_code(u64 vcpu, void *nested)
+{
+	if (this_cpu_has(X86_FEATURE_VMX)) {
+		struct vmx_pages *vmx = nested;
+
+		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+		GUEST_ASSERT(load_vmcs(vmx));
+		*(u64 *)vmx->stack = vcpu;
+		prepare_vmcs(vmx, l2_guest_entry);
+		vmlaunch();
+	} else {
+		struct svm_test_data *svm = nested;
+
+		*(u64 *)svm->stack = vcpu;
+		generic_svm_setup(svm, l2_guest_entry);
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	}
+	GUEST_FAIL("L2 exited to L1");
+}
+
+struct vcpu_thread {
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	const cpu_set_t *cpus;
+};
+
+static void setup_nested(struct kvm_vm *vm, struct vcpu_thread *threads, int nr_vcpus,
+			 enum nested nested)
+{
+	u64 size = nr_vcpus * pages_per_vcpu * PAGE_SIZE;
+	gva_t nested_gva;
+	int i;
+
+	vm_enable_tdp(vm);
+	if (nested == NESTED_HUGE)
+		tdp_identity_map_1g(vm, TEST_GPA, align_up(size, SZ_1G));
+	else
+		tdp_map(vm, TEST_GPA, TEST_GPA, size);
+	tdp_identity_map_default_memslots(vm);
+
+	for (i = 0; i < nr_vcpus; i++) {
+		if (kvm_cpu_has(X86_FEATURE_VMX))
+			vcpu_alloc_vmx(vm, &nested_gva);
+		else
+			vcpu_alloc_svm(vm, &nested_gva);
+		vcpu_arch_set_entry_point(threads[i].vcpu, l1_guest_code);
+		vcpu_args_set(threads[i].vcpu, 2, i, nested_gva);
+	}
+}
+
+static void *run_vcpu(void *arg)
+{
+	struct vcpu_thread *t = arg;
+
+	pin_self_to_nth_cpu(t->cpus, t->vcpu->id);
+	run_until(t->vcpu, UCALL_SYNC);
+	return NULL;
+}
+
+/* Returns how many faults were fixed without mmu_lock. */
+static u64 write_memory(struct vcpu_thread *threads, int nr_vcpus)
+{
+	u64 fast = 0;
+	int i;
+
+	for (i = 0; i < nr_vcpus; i++)
+		fast -= vcpu_get_stat(threads[i].vcpu, pf_fast);
+	for (i = 0; i < nr_vcpus; i++)
+		kvm_pthread_create(&threads[i].thread, NULL, run_vcpu, &threads[i]);
+	for (i = 0; i < nr_vcpus; i++) {
+		kvm_pthread_join(threads[i].thread, NULL);
+		fast += vcpu_get_stat(threads[i].vcpu, pf_fast);
+	}
+	return fast;
+}
+
+static void report(enum nested nested, int nr_vcpus, u64 fast, double ns_per_tick)
+{
+	u64 exits = 0, faults = 0, slowest = 0;
+	int i;
+
+	for (i = 0; i < nr_vcpus; i++) {
+		exits += times[i].exits;
+		faults += times[i].faults;
+		slowest = max(slowest, times[i].faults);
+	}
+	printf("guest=%s vcpus=%d redirty_us=%.1f\n", names[nested], nr_vcpus,
+	       slowest * ns_per_tick / 1000);
+	printf("guest=%s vcpus=%d fault_ns=%.1f\n", names[nested], nr_vcpus,
+	       faults * ns_per_tick / nr_vcpus / pages_per_vcpu);
+	printf("guest=%s vcpus=%d fixed_fast=%.1f\n", names[nested], nr_vcpus,
+	       fast * 1000.0 / nr_vcpus / pages_per_vcpu);
+	if (measure_exits)
+		printf("guest=%s vcpus=%d exit_ns=%.1f\n", names[nested], nr_vcpus,
+		       exits * ns_per_tick / nr_vcpus / NR_EXITS);
+}
+
+static void measure(enum nested nested, int nr_vcpus, u64 size, int passes,
+		    const cpu_set_t *cpus)
+{
+	struct vcpu_thread threads[MAX_VCPUS];
+	unsigned long *bitmap;
+	double tick;
+	struct kvm_vm *vm;
+	u64 pages, fast;
+	int i;
+
+	pages_per_vcpu = size / PAGE_SIZE / nr_vcpus;
+	measure_exits = nested == NOT_NESTED || !kvm_cpu_has(X86_FEATURE_VMX);
+	pages = pages_per_vcpu * nr_vcpus;
+	bitmap = bitmap_zalloc(pages);
+
+	vm = __vm_create(VM_SHAPE_DEFAULT, nr_vcpus, pages / 64);
+	for (i = 0; i < nr_vcpus; i++) {
+		threads[i].vcpu = vm_vcpu_add(vm, i, guest_code);
+		threads[i].cpus = cpus;
+		vcpu_args_set(threads[i].vcpu, 1, i);
+	}
+	kvm_arch_vm_finalize_vcpus(vm);
+	tick = ns_per_tick(threads[0].vcpu);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, pages,
+				    KVM_MEM_LOG_DIRTY_PAGES);
+	virt_map(vm, TEST_GVA, TEST_GPA, pages);
+	if (nested != NOT_NESTED)
+		setup_nested(vm, threads, nr_vcpus, nested);
+	sync_global_to_guest(vm, pages_per_vcpu);
+	sync_global_to_guest(vm, measure_exits);
+
+	/* The first time, shadow pages have to be created. */
+	write_memory(threads, nr_vcpus);
+	for (i = 0; i < passes; i++) {
+		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+		fast = write_memory(threads, nr_vcpus);
+		sync_global_from_guest(vm, times);
+		report(nested, nr_vcpus, fast, tick);
+	}
+	free(bitmap);
+	kvm_vm_free(vm);
+}
+
+static void help(const char *name)
+{
+	printf("usage: %s [-h] [-b bytes] [-n passes] [-v vCPUs]\n", name);
+	printf(" -b: size of the memory (default: 64M)\n");
+	printf(" -n: how often to read the log, per guest and number of vCPUs (default: 5)\n");
+	printf(" -v: the largest number of vCPUs (default: 1)\n");
+	exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	int max_vcpus = 1, passes = 5, vcpus, opt;
+	enum nested nested;
+	u64 size = SZ_64M;
+	cpu_set_t cpus;
+
+	while ((opt = getopt(argc, argv, "b:hn:v:")) != -1) {
+		switch (opt) {
+		case 'b':
+			size = parse_size(optarg);
+			break;
+		case 'n':
+			passes = atoi_positive("passes", optarg);
+			break;
+		case 'v':
+			max_vcpus = atoi_positive("vCPUs", optarg);
+			TEST_ASSERT(max_vcpus <= MAX_VCPUS, "At most %d vCPUs", MAX_VCPUS);
+			break;
+		default:
+			help(argv[0]);
+		}
+	}
+	__TEST_REQUIRE(get_allowed_cpus(&cpus) >= max_vcpus, "%d vCPUs need as many CPUs",
+		       max_vcpus);
+
+	for (nested = NOT_NESTED; nested <= NESTED_4K; nested++) {
+		if (nested != NOT_NESTED && !kvm_cpu_has_tdp())
+			break;
+		for (vcpus = 1; vcpus <= max_vcpus; vcpus++)
+			measure(nested, vcpus, size, passes, &cpus);
+	}
+	return 0;
+}
