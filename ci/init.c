@@ -8,8 +8,8 @@
  * /plan, one directive a line, words separated by single blanks:
  *   set PATH VALUE...               write VALUE to PATH; a failure ends the run, unless
  *                                   there is no PATH, which is noted
- *   cpus FIRST                      tests run on the CPUs from number FIRST on, unless they
- *                                   choose others themselves
+ *   cpus FIRST                      tests run on the CPUs from number FIRST on, if there are
+ *                                   any, unless they choose others themselves
  *   vm                              create a VM, and keep it: tests' VMs are never the only one
  *   test NAME SECONDS PROGRAM ARG.. run PROGRAM, at most SECONDS
  *   shell                           a shell on the console, no tests
@@ -406,6 +406,8 @@ static void use_cpus(int first)
 	int cpu, nr = sysconf(_SC_NPROCESSORS_ONLN);
 	cpu_set_t cpus;
 
+	if (nr <= first)
+		return;
 	CPU_ZERO(&cpus);
 	for (cpu = first; cpu < nr; cpu++)
 		CPU_SET(cpu, &cpus);

@@ -6,14 +6,13 @@
  *  - redirty_us: how long the slowest vCPU took;
  *  - fault_ns: how long a fault took, on average;
  *  - fixed_fast: how many of 1000 faults were fixed without mmu_lock;
- *  - exit_ns: how long an exit takes that KVM has little to do for (CPUID), i.e. how
- *    much of a fault isn't due to its being a fault;
+ *  - handler_ns: how long kvm_mmu_page_fault() took, on average, if the kernel has
+ *    CONFIG_FUNCTION_PROFILER, i.e. fault_ns without exit and entry, and how often KVM
+ *    called it
  * for a guest, and for a nested guest whose pages L1 maps as huge pages or 4K pages.
  *
- * Times are those of the guest's clock.  On an emulator whose clock counts instructions,
- * one nanosecond is one instruction, be it the guest's or the host's.
- *
- * What can't be measured: exit_ns of nested guests with VMX, where CPUID exits to L1.
+ * All but handler_ns are in terms of the guest's clock.  On an emulator whose clock counts
+ * instructions, one nanosecond is one instruction, be it the guest's or the host's.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -24,6 +23,7 @@
 #include <linux/bitmap.h>
 #include <linux/sizes.h>
 
+#include "function_profile.h"
 #include "guest_clock.h"
 #include "kvm_util.h"
 #include "pin_util.h"
@@ -38,7 +38,7 @@
 #define TEST_GPA	((gpa_t)SZ_4G)
 #define TEST_GVA	0xc0000000ul
 #define MAX_VCPUS	8
-#define NR_EXITS	1000
+#define HANDLER		"kvm_mmu_page_fault"
 
 enum nested {
 	NOT_NESTED,
@@ -52,40 +52,20 @@ static const char * const names[] = {
 	[NESTED_4K]	= "nested_4k",
 };
 
-struct vcpu_times {
-	u64 exits;
-	u64 faults;
-};
-
 /* Set by the host. */
 static u64 pages_per_vcpu;
-static bool measure_exits;
-/* Set by the guest. */
-static struct vcpu_times times[MAX_VCPUS];
-
-static void take_exits(struct vcpu_times *t)
-{
-	u32 eax, ebx, ecx, edx;
-	u64 start = guest_clock();
-	int i;
-
-	for (i = 0; i < NR_EXITS; i++)
-		cpuid(0, &eax, &ebx, &ecx, &edx);
-	t->exits = guest_clock() - start;
-}
+/* Set by the guest: how long each vCPU took. */
+static u64 ticks[MAX_VCPUS];
 
 static void guest_code(u64 vcpu)
 {
 	u64 mem = TEST_GVA + vcpu * pages_per_vcpu * PAGE_SIZE, page, start;
 
 	for (;;) {
-		if (measure_exits)
-			take_exits(&times[vcpu]);
-
 		start = guest_clock();
 		for (page = 0; page < pages_per_vcpu; page++)
 			WRITE_ONCE(*(u64 *)(mem + page * PAGE_SIZE), start);
-		times[vcpu].faults = guest_clock() - start;
+		ticks[vcpu] = guest_clock() - start;
 		GUEST_SYNC(0);
 	}
 }
@@ -178,37 +158,33 @@ static u64 write_memory(struct vcpu_thread *threads, int nr_vcpus)
 
 static void report(enum nested nested, int nr_vcpus, u64 fast, double ns_per_tick)
 {
-	u64 exits = 0, faults = 0, slowest = 0;
+	u64 sum = 0, slowest = 0;
 	int i;
 
 	for (i = 0; i < nr_vcpus; i++) {
-		exits += times[i].exits;
-		faults += times[i].faults;
-		slowest = max(slowest, times[i].faults);
+		sum += ticks[i];
+		slowest = max(slowest, ticks[i]);
 	}
 	printf("guest=%s vcpus=%d redirty_us=%.1f\n", names[nested], nr_vcpus,
 	       slowest * ns_per_tick / 1000);
 	printf("guest=%s vcpus=%d fault_ns=%.1f\n", names[nested], nr_vcpus,
-	       faults * ns_per_tick / nr_vcpus / pages_per_vcpu);
+	       sum * ns_per_tick / nr_vcpus / pages_per_vcpu);
 	printf("guest=%s vcpus=%d fixed_fast=%.1f\n", names[nested], nr_vcpus,
 	       fast * 1000.0 / nr_vcpus / pages_per_vcpu);
-	if (measure_exits)
-		printf("guest=%s vcpus=%d exit_ns=%.1f\n", names[nested], nr_vcpus,
-		       exits * ns_per_tick / nr_vcpus / NR_EXITS);
 }
 
 static void measure(enum nested nested, int nr_vcpus, u64 size, int passes,
 		    const cpu_set_t *cpus)
 {
 	struct vcpu_thread threads[MAX_VCPUS];
+	struct function_profile profile;
 	unsigned long *bitmap;
-	double tick;
 	struct kvm_vm *vm;
 	u64 pages, fast;
+	double tick;
 	int i;
 
 	pages_per_vcpu = size / PAGE_SIZE / nr_vcpus;
-	measure_exits = nested == NOT_NESTED || !kvm_cpu_has(X86_FEATURE_VMX);
 	pages = pages_per_vcpu * nr_vcpus;
 	bitmap = bitmap_zalloc(pages);
 
@@ -226,15 +202,26 @@ static void measure(enum nested nested, int nr_vcpus, u64 size, int passes,
 	if (nested != NOT_NESTED)
 		setup_nested(vm, threads, nr_vcpus, nested);
 	sync_global_to_guest(vm, pages_per_vcpu);
-	sync_global_to_guest(vm, measure_exits);
 
 	/* The first time, shadow pages have to be created. */
 	write_memory(threads, nr_vcpus);
 	for (i = 0; i < passes; i++) {
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
 		fast = write_memory(threads, nr_vcpus);
-		sync_global_from_guest(vm, times);
+		sync_global_from_guest(vm, ticks);
 		report(nested, nr_vcpus, fast, tick);
+	}
+	/* In a pass of its own, as it isn't for free. */
+	if (function_profile_usable()) {
+		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+		function_profile_start(HANDLER);
+		write_memory(threads, nr_vcpus);
+		profile = function_profile_stop(HANDLER);
+		printf("guest=%s vcpus=%d handler_calls=%lu\n", names[nested], nr_vcpus,
+		       profile.calls);
+		if (profile.calls)
+			printf("guest=%s vcpus=%d handler_ns=%.1f\n", names[nested], nr_vcpus,
+			       profile.us * 1000 / profile.calls);
 	}
 	free(bitmap);
 	kvm_vm_free(vm);
