@@ -62,11 +62,16 @@ resolve_tree() {
 	printf '%s\n' "$tree"
 }
 
-# kernel_sources TREE: names all that a kernel build of TREE may read. Selftests and
-# documentation are left out, so that a change there finds the image in the cache.
+# kernel_sources TREE ARCH: names all that a build of TREE for ARCH may read. Selftests,
+# documentation, and what is another architecture's are left out, so that a change there finds the
+# image in the cache.
 kernel_sources() {
-	git -C "$LINUX" ls-tree "$1" | grep -vE $'\t(Documentation|tools)$'
+	local others
+
+	others=$(printf '%s\n' arm64 riscv x86 | grep -vx "${2%_64}" | paste -sd'|')
+	git -C "$LINUX" ls-tree "$1" | grep -vE $'\t(Documentation|arch|tools)$'
 	git -C "$LINUX" ls-tree "$1:tools" | grep -vE $'\ttesting$'
+	git -C "$LINUX" ls-tree "$1:arch" | grep -vE $'\t('"$others"')$'
 }
 
 # checkout_tree TREE: makes build/src hold TREE; only files that differ are written.
