@@ -114,12 +114,6 @@ static void setup_nested(struct kvm_vm *vm, struct vcpu_thread *threads, int nr_
 	int i;
 
 	vm_enable_tdp(vm);
-	if (nested == NESTED_HUGE)
-		tdp_identity_map_1g(vm, TEST_GPA, align_up(size, SZ_1G));
-	else
-		tdp_map(vm, TEST_GPA, TEST_GPA, size);
-	tdp_identity_map_default_memslots(vm);
-
 	for (i = 0; i < nr_vcpus; i++) {
 		if (kvm_cpu_has(X86_FEATURE_VMX))
 			vcpu_alloc_vmx(vm, &nested_gva);
@@ -128,6 +122,13 @@ static void setup_nested(struct kvm_vm *vm, struct vcpu_thread *threads, int nr_
 		vcpu_arch_set_entry_point(threads[i].vcpu, l1_guest_code);
 		vcpu_args_set(threads[i].vcpu, 2, i, nested_gva);
 	}
+
+	if (nested == NESTED_HUGE)
+		tdp_identity_map_1g(vm, TEST_GPA, align_up(size, SZ_1G));
+	else
+		tdp_map(vm, TEST_GPA, TEST_GPA, size);
+	/* Last, as only pages that are in use are mapped. */
+	tdp_identity_map_default_memslots(vm);
 }
 
 static void *run_vcpu(void *arg)
