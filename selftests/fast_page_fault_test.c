@@ -287,7 +287,8 @@ static void fill_pae_table(u64 *table, gpa_t gpa)
 #define PAE_CR0		(X86_CR0_PE | X86_CR0_NE | X86_CR0_WP | X86_CR0_PG)
 
 /* The pages to be written, NR_PAGES of them, are mapped at 4 MiB. */
-extern char pae_code[], pae_code_end[];
+extern char pae_code[];
+extern char pae_code_end[];
 __asm__(".code32\n"
 	"pae_code:\n"
 	"	mov $0x400000, %ebx\n"
@@ -301,7 +302,8 @@ __asm__(".code32\n"
 	".code64\n");
 
 /* Set CR4.PAE, CR3 to PDPT_GPA, and CR0 to PAE_CR0, and go to CODE_GPA. */
-extern char smi_code[], smi_code_end[];
+extern char smi_code[];
+extern char smi_code_end[];
 __asm__(".code16\n"
 	"smi_code:\n"
 	"	lgdtl %cs:0x7000\n"
