@@ -29,8 +29,11 @@ outcome() {
 	awk -F'\t' -v t="$1" '$4 == t { print $5 }' "$REPORT/results.tsv"
 }
 
-# First, as everything else is the stack's, and going from one kernel to the other takes minutes.
 @test "base against stack: the exit code is the stack's, a base that fails is only told" {
+	# For the base, a kernel that differs from the stack's in one file: it takes seconds to build.
+	mv "$PROJECT/ci/kernel" "$PROJECT/ci/real-kernel"
+	printf '#!/bin/bash\nexec "%s" "${@/#base/stack+get-hides-a-bit}"\n' "$PROJECT/ci/real-kernel" >"$PROJECT/ci/kernel"
+	chmod +x "$PROJECT/ci/kernel"
 	program '#include <stdio.h>
 		#include <string.h>
 		#include <sys/utsname.h>
@@ -162,7 +165,7 @@ outcome() {
 }
 
 @test "--kernel IMAGE: a bzImage of the user's own" {
-	image=$("$PROJECT/ci/kernel" --tree base --config lane)/bzImage
+	image=$("$PROJECT/ci/kernel" --tree stack --config lane)/bzImage
 	cp "$image" "$BATS_TEST_TMPDIR/my-bzImage"
 	run "$RUN" --kernel "$BATS_TEST_TMPDIR/my-bzImage" $LANE --test smoke
 	[[ $status == 0 && $(outcome smoke-mirror) == passed ]] || { echo "$output"; false; }
