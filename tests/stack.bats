@@ -448,10 +448,13 @@ fake_maintainers() {
 
 	mkdir "$BATS_TEST_TMPDIR/am"
 	id=$(sed -n 's/^Message-I[dD]: <\(.*\)>$/\1/p' "$out/0000-cover-letter.patch")
+	# b4 wants to know who uses it.
+	git -C "$LINUX" config user.name T
+	git -C "$LINUX" config user.email t@localhost
 	(cd "$LINUX" && b4 --offline-mode -n am -m "$out/two.mbox" -o "$BATS_TEST_TMPDIR/am" "$id")
 	tree=$(git -C "$LINUX" rev-parse 'stack^{tree}')
 	git -C "$LINUX" checkout -q topic/one
-	git -C "$LINUX" -c user.name=T -c user.email=t@localhost am -q "$BATS_TEST_TMPDIR"/am/*.mbx
+	git -C "$LINUX" am -q "$BATS_TEST_TMPDIR"/am/*.mbx
 	[[ $(git -C "$LINUX" rev-parse 'HEAD^{tree}') == "$tree" ]]
 }
 
