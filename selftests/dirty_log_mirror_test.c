@@ -38,8 +38,7 @@
 #include "ucall_common.h"
 
 #if defined(__x86_64__)
-#include "svm_util.h"
-#include "vmx.h"
+#include "nested_x86.h"
 #elif defined(__aarch64__)
 #include "nested_el2.h"
 #endif
@@ -192,39 +191,9 @@ static void guest_code(u32 vcpu_idx)
 }
 
 #ifdef __x86_64__
-/*
- * The nested guest is entered with nothing but a stack, which has the index of its
- * vCPU at the top.  It never exits to L1, what L1 finds in its registers after that
- * depends on all vCPUs (run_guest() swaps them with a global).
- */
-void l2_guest_code(u64 vcpu_idx);
-void l2_guest_code(u64 vcpu_idx)
-{
-	guest_code(vcpu_idx);
-}
-
-extern char l2_guest_entry[];
-__asm__("l2_guest_entry: mov (%rsp), %rdi; call l2_guest_code; ud2;");
-
 static void l1_guest_code(u32 vcpu_idx, void *nested)
 {
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		struct vmx_pages *vmx = nested;
-
-		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-		GUEST_ASSERT(load_vmcs(vmx));
-		*(u64 *)vmx->stack = vcpu_idx;
-		prepare_vmcs(vmx, l2_guest_entry);
-		vmlaunch();
-	} else {
-		struct svm_test_data *svm = nested;
-
-		*(u64 *)svm->stack = vcpu_idx;
-		generic_svm_setup(svm, l2_guest_entry);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-
-	GUEST_FAIL("L2 exited to L1");
+	enter_l2(guest_code, vcpu_idx, nested);
 }
 
 /*
@@ -234,7 +203,6 @@ static void l1_guest_code(u32 vcpu_idx, void *nested)
 static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
 {
 	gpa_t start = align_down(gpa, SZ_1G);
-	gva_t nested_gva;
 	int i;
 
 	vm_enable_tdp(m->vm);
@@ -242,13 +210,8 @@ static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
 	tdp_identity_map_1g(m->vm, start, align_up(gpa + size, SZ_1G) - start);
 
 	for (i = 0; i < m->p->nr_vcpus; i++) {
-		if (kvm_cpu_has(X86_FEATURE_VMX))
-			vcpu_alloc_vmx(m->vm, &nested_gva);
-		else
-			vcpu_alloc_svm(m->vm, &nested_gva);
-
 		vcpu_arch_set_entry_point(m->vcpus[i], l1_guest_code);
-		vcpu_args_set(m->vcpus[i], 2, i, nested_gva);
+		vcpu_args_set(m->vcpus[i], 2, i, vcpu_alloc_nested(m->vm));
 	}
 }
 

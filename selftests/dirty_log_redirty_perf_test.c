@@ -26,13 +26,12 @@
 #include "function_profile.h"
 #include "guest_clock.h"
 #include "kvm_util.h"
+#include "nested_x86.h"
 #include "pin_util.h"
 #include "processor.h"
 #include "run_until.h"
-#include "svm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
-#include "vmx.h"
 
 #define TEST_SLOT	10
 #define TEST_GPA	((gpa_t)SZ_4G)
@@ -57,7 +56,7 @@ static u64 pages_per_vcpu;
 /* Set by the guest: how long each vCPU took. */
 static u64 ticks[MAX_VCPUS];
 
-static void guest_code(u64 vcpu)
+static void guest_code(u32 vcpu)
 {
 	u64 mem = TEST_GVA + vcpu * pages_per_vcpu * PAGE_SIZE, page, start;
 
@@ -70,34 +69,9 @@ static void guest_code(u64 vcpu)
 	}
 }
 
-/* The nested guest finds the index of its vCPU on its stack, and never exits to L1. */
-void l2_guest_code(u64 vcpu);
-void l2_guest_code(u64 vcpu)
+static void l1_guest_code(u32 vcpu, void *nested)
 {
-	guest_code(vcpu);
-}
-
-extern char l2_guest_entry[];
-__asm__("l2_guest_entry: mov (%rsp), %rdi; call l2_guest_code; ud2;");
-
-static void l1_guest_code(u64 vcpu, void *nested)
-{
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		struct vmx_pages *vmx = nested;
-
-		GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-		GUEST_ASSERT(load_vmcs(vmx));
-		*(u64 *)vmx->stack = vcpu;
-		prepare_vmcs(vmx, l2_guest_entry);
-		vmlaunch();
-	} else {
-		struct svm_test_data *svm = nested;
-
-		*(u64 *)svm->stack = vcpu;
-		generic_svm_setup(svm, l2_guest_entry);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-	GUEST_FAIL("L2 exited to L1");
+	enter_l2(guest_code, vcpu, nested);
 }
 
 struct vcpu_thread {
@@ -110,17 +84,12 @@ static void setup_nested(struct kvm_vm *vm, struct vcpu_thread *threads, int nr_
 			 enum nested nested)
 {
 	u64 size = nr_vcpus * pages_per_vcpu * PAGE_SIZE;
-	gva_t nested_gva;
 	int i;
 
 	vm_enable_tdp(vm);
 	for (i = 0; i < nr_vcpus; i++) {
-		if (kvm_cpu_has(X86_FEATURE_VMX))
-			vcpu_alloc_vmx(vm, &nested_gva);
-		else
-			vcpu_alloc_svm(vm, &nested_gva);
 		vcpu_arch_set_entry_point(threads[i].vcpu, l1_guest_code);
-		vcpu_args_set(threads[i].vcpu, 2, i, nested_gva);
+		vcpu_args_set(threads[i].vcpu, 2, i, vcpu_alloc_nested(vm));
 	}
 
 	if (nested == NESTED_HUGE)

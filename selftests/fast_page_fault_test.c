@@ -25,13 +25,12 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "nested_x86.h"
 #include "processor.h"
 #include "run_until.h"
 #include "smm.h"
-#include "svm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
-#include "vmx.h"
 
 #define TEST_SLOT	10
 /* The one of SMM's address space. */
@@ -116,7 +115,7 @@ static void no_wp_guest_code(void)
 	GUEST_DONE();
 }
 
-static void l2_guest_code(void)
+static void l2_guest_code(u32 unused)
 {
 	dirty_pages();
 	GUEST_DONE();
@@ -124,31 +123,14 @@ static void l2_guest_code(void)
 
 static void l1_guest_code(void *nested)
 {
-	if (this_cpu_has(X86_FEATURE_VMX)) {
-		GUEST_ASSERT(prepare_for_vmx_operation(nested));
-		GUEST_ASSERT(load_vmcs(nested));
-		prepare_vmcs(nested, l2_guest_code);
-		vmlaunch();
-	} else {
-		struct svm_test_data *svm = nested;
-
-		generic_svm_setup(svm, l2_guest_code);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-	}
-	GUEST_FAIL("L2 exited to L1");
+	enter_l2(l2_guest_code, 0, nested);
 }
 
 static void setup_nested(struct kvm_vm *vm, struct kvm_vcpu *vcpu, enum nested nested)
 {
-	gva_t nested_gva;
-
 	vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &nested_gva);
-	else
-		vcpu_alloc_svm(vm, &nested_gva);
 	vcpu_arch_set_entry_point(vcpu, l1_guest_code);
-	vcpu_args_set(vcpu, 1, nested_gva);
+	vcpu_args_set(vcpu, 1, vcpu_alloc_nested(vm));
 
 	if (nested == NESTED_HUGE)
 		tdp_identity_map_1g(vm, TEST_GPA, SZ_1G);
