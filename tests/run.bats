@@ -90,6 +90,15 @@ part() {
 	fails_with 2 "values:1: wants LANE"
 }
 
+@test "ci/check ends with what failed" {
+	copy_project
+	echo "cd \$1" >>"$PROJECT/ci/mutants"
+	KVM_STACK_BUILD=$REAL_BUILD run "$PROJECT/ci/check" shell
+	fails_with 1 "1 failed, 0 skipped"
+	[[ ${lines[-2]} == "shell: not ok - shellcheck ci/mutants" ]]
+	[[ ${lines[-3]} == "What failed:" ]]
+}
+
 @test "ci/init is no program to run by hand" {
 	gcc -o "$BATS_TEST_TMPDIR/init" "$PROJECT/ci/init.c"
 	run "$BATS_TEST_TMPDIR/init"
