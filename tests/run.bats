@@ -194,6 +194,31 @@ part() {
 	[[ $status == 0 ]]
 }
 
+@test "splats: what shows the emulator's erratum is told apart from the kernel's faults" {
+	part splat
+	dir=$BATS_TEST_TMPDIR
+	printf '%s\t%s\t0\t%s\n' one failed a two failed b three passed '' four lost c >"$dir/outcomes"
+	{
+		echo '[    1.0] ci: begin one'
+		echo '[    2.0] WARNING: arch/arm64/kvm/mmu.c:1 at kvm_unmap_gfn_range+0x24/0x1c0, CPU#0: one/70'
+		echo '[    3.0] ci: end one'
+		echo '[    4.0] ci: begin two'
+		echo '[    5.0] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x24/0x1c0, CPU#0: two/71'
+		echo '[    6.0] ci: end two'
+	} >"$dir/console"
+	splats "$dir/console" >"$dir/splats" || true
+	blame_emulator "$dir"
+	[[ $(cut -f1,2 "$dir/outcomes" | paste -sd' ' | tr '\t' =) == "one=failed two=erratum three=passed four=erratum" ]]
+	[[ $(<"$dir/splats") == "one: "*kvm_unmap_gfn_range* ]]
+	sed -i '/load_debug/d' "$dir/console"
+	run blame_emulator "$dir"
+	[[ $status == 1 ]]
+	# On x86, or elsewhere in arm64's KVM, it is the kernel's fault.
+	while read -r pattern; do
+		! grep -hE "$pattern" "$ROOT"/ci/splats/cases/*.log
+	done < <(patterns "$ROOT/ci/splats/errata")
+}
+
 # host FLAGS MODULE NESTED: what the host has, as far as accelerator() looks.
 host() {
 	export KVM_CI_DEVICE=$BATS_TEST_TMPDIR/kvm KVM_CI_CPUINFO=$BATS_TEST_TMPDIR/cpuinfo

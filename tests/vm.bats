@@ -98,6 +98,20 @@ outcome() {
 	[[ $status == 1 && $(outcome program) == splat ]] || { echo "$output"; false; }
 }
 
+@test "an erratum of the emulator: run again, once, both are told; twice is exit 7" {
+	sign='WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x24/0x1c0, CPU#0'
+	program '#include <fcntl.h>
+		#include <unistd.h>
+		int main(int c, char **v)
+		{
+			write(open("/dev/kmsg", O_WRONLY), "'"$sign"'", '${#sign}');
+			return 1;
+		}'
+	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
+	[[ $status == 7 && $(outcome program | paste -sd' ') == "erratum erratum" ]] || { echo "$output"; false; }
+	[[ $output == *"0 passed, 0 failed, 2 skipped"* ]]
+}
+
 @test "a splat outside of any test is a failure, too" {
 	echo 'set /dev/kmsg WARNING: CPU: 0 PID: 1 at x.c:1' >>"$PROJECT/ci/plan"
 	program 'int main(void) { return 0; }'
