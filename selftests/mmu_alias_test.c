@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Verify that KVM keeps track of which gfn a guest's page tables map, if two gfns share
- * a page of the host: because two memslots have the same memory, or the zero page.
+ * a page of the host: because two memslots have the same memory, or the zero page, or
+ * memory that KSM has merged.
  *
  * Two memslots have the same memory, the first is read-only.  The guest reads the page
  * by means of the first, re-points its PTE to the second, without INVLPG, and writes.
@@ -13,7 +14,8 @@
  * Two other memslots have memory that nobody has written yet.  The guest reads the first,
  * whose PTE is not executable, re-points the PTE to the second, executable, and calls the
  * page: zeros, as instructions, lead to the next page, which returns.  The host writes
- * instructions to the second.  Verify that the guest executes these.
+ * instructions to the second.  Verify that the guest executes these.  Do the same with
+ * instructions that KSM has merged, if there is KSM.
  *
  * This is about shadow paging, where KVM has to find out.  With TDP, hardware walks the
  * guest's page tables, and the test can't but pass.
@@ -23,6 +25,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
@@ -43,38 +46,50 @@
 #define SLOT_D		13
 #define GPA_C		((gpa_t)SZ_4G * 2)
 #define GPA_D		((gpa_t)SZ_4G * 2 + SZ_1G)
-/* The page to call, and the next one, with the same page table. */
-#define CALL_GVA	(TEST_GVA + 16 * PAGE_SIZE)
+/* The pages to call, and the ones next to them, with the same page table. */
+#define CALL_GVA(i)	(TEST_GVA + (16 + 2 * (i)) * PAGE_SIZE)
+
+#define KSM_DIR		"/sys/kernel/mm/ksm/"
 
 enum stage {
 	READ_A,
 	WROTE_B,
 	WROTE_B_AGAIN,
 	WROTE_NEW_B,
-	CALLED_ZEROS,
+	CALLED_SHARED,
 	CALLED_CODE,
+};
+
+/* What the gfns of C and D with the same index share. */
+enum shared {
+	ZERO_PAGE,
+	KSM_PAGE,
+	NR_SHARED,
 };
 
 /* Set by the host: where the guest finds the PTE, and what to write to it. */
 static u64 *guest_pte;
 static u64 guest_pte_b;
-static u64 *guest_call_pte;
-static u64 guest_pte_d;
+static u64 *guest_call_pte[NR_SHARED];
+static u64 guest_pte_d[NR_SHARED];
+static int nr_shared = NR_SHARED;
 
 static u64 *guest_mem = (u64 *)TEST_GVA;
 
 /* What the code returns in ECX, 0 for zeros: "add %al, (%rax)". */
-static u64 call_page(void)
+static u64 call_page(int i)
 {
 	u64 ret = 0, scratch;
 
-	asm volatile("call *%[code]" : "+c"(ret) : [code] "r"(CALL_GVA), "a"(&scratch) :
+	asm volatile("call *%[code]" : "+c"(ret) : [code] "r"(CALL_GVA(i)), "a"(&scratch) :
 		     "cc", "memory");
 	return ret;
 }
 
 static void guest_code(void)
 {
+	int i;
+
 	GUEST_ASSERT_EQ(READ_ONCE(*guest_mem), 1);
 	GUEST_SYNC(READ_A);
 
@@ -90,23 +105,27 @@ static void guest_code(void)
 	WRITE_ONCE(*guest_mem, 4);
 	GUEST_SYNC(WROTE_NEW_B);
 
-	/* No INVLPG: no TLB can have the page executable. */
-	GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)CALL_GVA), 0);
-	WRITE_ONCE(*guest_call_pte, guest_pte_d);
-	GUEST_ASSERT_EQ(call_page(), 0);
-	GUEST_SYNC(CALLED_ZEROS);
+	for (i = 0; i < nr_shared; i++) {
+		/* No INVLPG: no TLB can have the page executable. */
+		READ_ONCE(*(u64 *)CALL_GVA(i));
+		WRITE_ONCE(*guest_call_pte[i], guest_pte_d[i]);
+		GUEST_SYNC_ARGS(CALLED_SHARED, call_page(i), 0, 0, 0);
 
-	GUEST_SYNC2(CALLED_CODE, call_page());
+		/* The host has written the page. */
+		GUEST_SYNC_ARGS(CALLED_CODE, call_page(i), 0, 0, 0);
+	}
 }
 
-static u64 run_until_sync(struct kvm_vcpu *vcpu)
+/* Returns what the guest tells along with the stage. */
+static u64 run_until_sync(struct kvm_vcpu *vcpu, enum stage stage)
 {
 	struct ucall uc;
 
 	vcpu_run(vcpu);
 	switch (get_ucall(vcpu, &uc)) {
 	case UCALL_SYNC:
-		return uc.args[1];
+		TEST_ASSERT_EQ(uc.args[1], stage);
+		return uc.args[2];
 	case UCALL_ABORT:
 		REPORT_GUEST_ASSERT(uc);
 		break;
@@ -130,16 +149,54 @@ static u64 *map_memory(int fd)
 	return kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 }
 
+static u64 read_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	u64 number;
+
+	TEST_ASSERT(f && fscanf(f, "%lu", &number) == 1, "Can't read %s", path);
+	fclose(f);
+	return number;
+}
+
+static void set_ksm_run(u64 run)
+{
+	FILE *f = fopen(KSM_DIR "run", "w");
+
+	TEST_ASSERT(f && fprintf(f, "%lu", run) > 0 && !fclose(f), "Can't set " KSM_DIR "run");
+}
+
+/* Have KSM merge two pages, which takes it two scans if nobody else uses them. */
+static void merge_pages(void *a, void *b)
+{
+	u64 run = read_number(KSM_DIR "run");
+	u64 scans;
+
+	TEST_ASSERT(!madvise(a, PAGE_SIZE, MADV_MERGEABLE) &&
+		    !madvise(b, PAGE_SIZE, MADV_MERGEABLE), "Can't have pages merged");
+	scans = read_number(KSM_DIR "full_scans");
+	set_ksm_run(1);
+	while (read_number("/proc/self/ksm_merging_pages") != 2) {
+		TEST_ASSERT(read_number(KSM_DIR "full_scans") < scans + 10,
+			    "KSM didn't merge two equal pages");
+		usleep(1000);
+	}
+	set_ksm_run(run);
+}
+
 int main(void)
 {
+	/* mov $5, %ecx; ret */
+	static const u8 merged_code[] = { 0xb9, 5, 0, 0, 0, 0xc3 };
 	/* mov $7, %ecx; ret */
 	static const u8 code[] = { 0xb9, 7, 0, 0, 0, 0xc3 };
+	u64 called_shared[NR_SHARED], called_code[NR_SHARED];
 	bool logged, logged_again;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	u64 *mem_a, *mem_b, *pte;
-	struct ucall uc;
-	int fd;
+	void *mem_c, *mem_d;
+	int fd, i;
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	fd = kvm_memfd_alloc(PAGE_SIZE, false);
@@ -156,45 +213,64 @@ int main(void)
 	sync_global_to_guest(vm, guest_pte);
 	sync_global_to_guest(vm, guest_pte_b);
 
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_C, SLOT_C, 1, 0);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_D, SLOT_D, 1, 0);
-	virt_map(vm, CALL_GVA, GPA_C, 1);
-	virt_map(vm, CALL_GVA + PAGE_SIZE, vm_phy_page_alloc(vm, 0, 0), 1);
-	*(u8 *)addr_gva2hva(vm, CALL_GVA + PAGE_SIZE) = 0xc3;
-	pte = vm_get_pte(vm, CALL_GVA);
-	guest_call_pte = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
-	guest_pte_d = (*pte & ~PHYSICAL_PAGE_MASK) | GPA_D;
-	*pte |= PTE_NX_MASK(&vm->mmu);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_C, SLOT_C, NR_SHARED, 0);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_D, SLOT_D, NR_SHARED, 0);
+	mem_c = addr_gpa2hva(vm, GPA_C);
+	mem_d = addr_gpa2hva(vm, GPA_D);
+
+	if (access(KSM_DIR "run", W_OK)) {
+		printf("no KSM\n");
+		nr_shared = KSM_PAGE;
+	} else {
+		memcpy(mem_c + KSM_PAGE * PAGE_SIZE, merged_code, sizeof(merged_code));
+		memcpy(mem_d + KSM_PAGE * PAGE_SIZE, merged_code, sizeof(merged_code));
+		merge_pages(mem_c + KSM_PAGE * PAGE_SIZE, mem_d + KSM_PAGE * PAGE_SIZE);
+	}
+	sync_global_to_guest(vm, nr_shared);
+
+	for (i = 0; i < nr_shared; i++) {
+		virt_map(vm, CALL_GVA(i), GPA_C + i * PAGE_SIZE, 1);
+		pte = vm_get_pte(vm, CALL_GVA(i));
+		guest_call_pte[i] = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
+		guest_pte_d[i] = (*pte & ~PHYSICAL_PAGE_MASK) | (GPA_D + i * PAGE_SIZE);
+		*pte |= PTE_NX_MASK(&vm->mmu);
+	}
+	virt_map(vm, CALL_GVA(ZERO_PAGE) + PAGE_SIZE, vm_phy_page_alloc(vm, 0, 0), 1);
+	*(u8 *)addr_gva2hva(vm, CALL_GVA(ZERO_PAGE) + PAGE_SIZE) = 0xc3;
 	sync_global_to_guest(vm, guest_call_pte);
 	sync_global_to_guest(vm, guest_pte_d);
 
 	*mem_a = 1;
-	TEST_ASSERT_EQ(run_until_sync(vcpu), READ_A);
-	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_B);
+	run_until_sync(vcpu, READ_A);
+	run_until_sync(vcpu, WROTE_B);
 	logged = is_dirty(vm);
-	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_B_AGAIN);
+	run_until_sync(vcpu, WROTE_B_AGAIN);
 	logged_again = is_dirty(vm);
 	TEST_ASSERT_EQ(*mem_a, 3);
 
 	TEST_ASSERT(mmap(mem_b, PAGE_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == mem_b,
 		    "Can't replace the page");
-	TEST_ASSERT_EQ(run_until_sync(vcpu), WROTE_NEW_B);
-
-	TEST_ASSERT_EQ(run_until_sync(vcpu), CALLED_ZEROS);
-	memcpy(addr_gpa2hva(vm, GPA_D), code, sizeof(code));
-	vcpu_run(vcpu);
-	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
-	TEST_ASSERT_EQ(uc.args[0], CALLED_CODE);
-
+	run_until_sync(vcpu, WROTE_NEW_B);
 	printf("logged=%d logged_again=%d old_page=%lu new_page=%lu\n", logged, logged_again,
 	       *mem_a, *mem_b);
-	printf("called=%lu\n", uc.args[1]);
+
+	for (i = 0; i < nr_shared; i++) {
+		called_shared[i] = run_until_sync(vcpu, CALLED_SHARED);
+		memcpy(mem_d + i * PAGE_SIZE, code, sizeof(code));
+		called_code[i] = run_until_sync(vcpu, CALLED_CODE);
+		printf("called_shared=%lu called_code=%lu\n", called_shared[i], called_code[i]);
+	}
+
 	TEST_ASSERT(logged, "The write after the PTE was changed is not in the log");
 	TEST_ASSERT(logged_again, "The write after the log was read is not in the log");
 	TEST_ASSERT(*mem_a == 3, "The guest wrote a page that the host has replaced");
 	TEST_ASSERT(*mem_b == 4, "The guest did not write the page that replaced it");
-	TEST_ASSERT(uc.args[1] == 7, "The guest executes the page that the host replaced");
+	for (i = 0; i < nr_shared; i++) {
+		TEST_ASSERT_EQ(called_shared[i], i == KSM_PAGE ? 5 : 0);
+		TEST_ASSERT(called_code[i] == 7,
+			    "The guest executes the page that the host replaced");
+	}
 
 	kvm_vm_free(vm);
 	return 0;
