@@ -405,6 +405,24 @@ Assisted-by: LLM"
 	fails_with 3 "cannot install no-such-package-anywhere"
 }
 
+@test "build-each counts what doesn't build, for x86 and for others" {
+	three_patches
+	local first
+	first=$(git -C "$LINUX" rev-parse HEAD~2)
+	cat >"$PROJECT/ci/kernel" <<-E
+		#!/bin/sh
+		[ "\$*" != "--tree $first --config \$FAILS" ]
+	E
+	run "$STACK" build-each
+	[[ $status == 0 && ${lines[-1]} == "6 passed, 0 failed, 0 skipped" ]]
+	FAILS=arm64 run "$STACK" build-each
+	[[ $status == 1 && $output == *"not ok - arm64 does not build: 0001-"* && ${lines[-1]} == "5 passed, 1 failed, 0 skipped" ]]
+	FAILS=werror run "$STACK" build-each
+	[[ $status == 1 && $output == *"not ok - x86 does not build: 0001-"* && ${lines[-1]} == "5 passed, 1 failed, 0 skipped" ]]
+	FAILS=riscv run "$STACK" build-each --topic two
+	[[ $status == 0 && ${lines[-1]} == "4 passed, 0 failed, 0 skipped" ]]
+}
+
 # fake_maintainers: what scripts/get_maintainer.pl would say, in words of the test's own.
 fake_maintainers() {
 	cat >"$LINUX/scripts/get_maintainer.pl" <<-'E'

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Source trees by name, as git tree objects of build/linux, and the one checkout they are built in.
+# Source trees by name, as git tree objects of build/linux, and the checkouts they are built in.
 # Sourced by ci/kernel and ci/selftests, after scripts/common.sh.
 
 LINUX=$BUILD/linux
@@ -17,14 +17,14 @@ snapshot() {
 
 # with_files TREE PREFIX DIR: TREE with the files of DIR laid over PREFIX.
 with_files() {
-	local index file blob
+	local index files
 
 	index=$(mktemp "$BUILD/overlay.XXXXXX")
+	mapfile -t files < <(cd "$3" && find . -type f -name '*.[chS]' -printf '%P\n')
 	GIT_INDEX_FILE=$index git -C "$LINUX" read-tree "$1"
-	while read -r file; do
-		blob=$(git -C "$LINUX" hash-object -w "$3/$file")
-		GIT_INDEX_FILE=$index git -C "$LINUX" update-index --add --cacheinfo "100644,$blob,$2/$file"
-	done < <(cd "$3" && find . -type f -name '*.[chS]' -printf '%P\n')
+	paste -d' ' <(printf "$3/%s\n" "${files[@]}" | git -C "$LINUX" hash-object -w --stdin-paths) \
+		<(printf '%s\n' "${files[@]}") | sed "s,^\([0-9a-f]*\) ,100644 \1\t$2/," |
+		GIT_INDEX_FILE=$index git -C "$LINUX" update-index --index-info
 	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
 	rm -f "$index"
 }
@@ -74,15 +74,20 @@ kernel_sources() {
 	git -C "$LINUX" ls-tree "$1:arch" | grep -vE $'\t('"$others"')$'
 }
 
-# checkout_tree TREE: makes build/src hold TREE; only files that differ are written.
+# checkout_tree TREE NAME: waits for build/NAME, keeps it until the program ends, and makes it hold
+# TREE; only files that differ are written.
 checkout_tree() {
-	if [[ ! -e $BUILD/src/.git ]]; then
-		say "checking out build/src"
-		rm -rf "$BUILD/src"
+	local src=$BUILD/$2
+
+	exec 9>"$src.lock"
+	flock 9
+	if [[ ! -e $src/.git ]]; then
+		say "checking out build/$2"
+		rm -rf "$src"
 		git -C "$LINUX" worktree prune
-		git -C "$LINUX" -c advice.detachedHead=false worktree add -q --detach "$BUILD/src" base ||
-			die $E_ENV "cannot check out $BUILD/src: disk full?"
+		git -C "$LINUX" -c advice.detachedHead=false worktree add -q --detach "$src" base ||
+			die $E_ENV "cannot check out $src: disk full?"
 	fi
-	rm -f "$LINUX/.git/worktrees/src/index.lock"
-	git -C "$BUILD/src" read-tree --reset -u "$1" || die $E_ENV "cannot check out $BUILD/src: disk full?"
+	rm -f "$LINUX/.git/worktrees/$2/index.lock"
+	git -C "$src" read-tree --reset -u "$1" || die $E_ENV "cannot check out $src: disk full?"
 }
