@@ -423,6 +423,21 @@ Assisted-by: LLM"
 	[[ $status == 0 && ${lines[-1]} == "4 passed, 0 failed, 0 skipped" ]]
 }
 
+@test "build-each: if it is ended, so is what it began" {
+	three_patches
+	# Keeps a lock for as long as anything of it runs.
+	cat >"$PROJECT/ci/kernel" <<-E
+		#!/bin/sh
+		exec 8>>"$BATS_TEST_TMPDIR/begun"
+		flock -s 8
+		echo begun >&8
+		sleep 30
+	E
+	run timeout 3 "$STACK" build-each
+	[[ $status == 124 && $(wc -l <"$BATS_TEST_TMPDIR/begun") == 2 ]]
+	flock -w 10 "$BATS_TEST_TMPDIR/begun" true
+}
+
 # fake_maintainers: what scripts/get_maintainer.pl would say, in words of the test's own.
 fake_maintainers() {
 	cat >"$LINUX/scripts/get_maintainer.pl" <<-'E'

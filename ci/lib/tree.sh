@@ -22,7 +22,7 @@ with_files() {
 	index=$(mktemp "$BUILD/overlay.XXXXXX")
 	mapfile -t files < <(cd "$3" && find . -type f -name '*.[chS]' -printf '%P\n')
 	GIT_INDEX_FILE=$index git -C "$LINUX" read-tree "$1"
-	paste -d' ' <(printf "$3/%s\n" "${files[@]}" | git -C "$LINUX" hash-object -w --stdin-paths) \
+	paste -d' ' <(cd "$3" && printf '%s\n' "${files[@]}" | git --git-dir="$LINUX/.git" hash-object -w --stdin-paths) \
 		<(printf '%s\n' "${files[@]}") | sed "s,^\([0-9a-f]*\) ,100644 \1\t$2/," |
 		GIT_INDEX_FILE=$index git -C "$LINUX" update-index --index-info
 	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
