@@ -100,7 +100,7 @@ part() {
 }
 
 @test "ci/init is no program to run by hand" {
-	gcc -o "$BATS_TEST_TMPDIR/init" "$PROJECT/ci/init.c"
+	gcc -o "$BATS_TEST_TMPDIR/init" "$PROJECT/ci/guest/init.c"
 	run "$BATS_TEST_TMPDIR/init"
 	fails_with 2 "PID 1 of a lane"
 }
@@ -128,7 +128,7 @@ part() {
 	for lane in $(lane_names); do
 		read_lane "$lane"
 		for s in ${LANE[tests]}; do
-			[[ -f $ROOT/ci/tests/$s ]]
+			[[ -f $ROOT/ci/sets/$s ]]
 		done
 	done
 	names=$(for s in $(set_names); do tests_of "$s" | cut -d' ' -f1; done)
@@ -277,7 +277,7 @@ accelerators() {
 	read_lane svm-tdp
 	mkdir -p "$KVM_STACK_BUILD" "$BATS_TEST_TMPDIR/one" "$BATS_TEST_TMPDIR/two"
 	for dir in one two; do
-		cp "$ROOT/ci/plan" "$BATS_TEST_TMPDIR/$dir/plan"
+		cp "$ROOT/ci/guest/plan" "$BATS_TEST_TMPDIR/$dir/plan"
 		make_initramfs "$BATS_TEST_TMPDIR/$dir" "" "$(command -v busybox)"
 		sleep 1.1
 	done

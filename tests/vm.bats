@@ -22,7 +22,7 @@ program() {
 
 # set_of_tests LINE...: a set "odd" of these tests.
 set_of_tests() {
-	{ echo "# kind: correctness"; printf '%s\n' "$@"; } >"$PROJECT/ci/tests/odd"
+	{ echo "# kind: correctness"; printf '%s\n' "$@"; } >"$PROJECT/ci/sets/odd"
 }
 
 outcome() {
@@ -113,7 +113,7 @@ outcome() {
 }
 
 @test "a splat outside of any test is a failure, too" {
-	echo 'set /dev/kmsg WARNING: CPU: 0 PID: 1 at x.c:1' >>"$PROJECT/ci/plan"
+	echo 'set /dev/kmsg WARNING: CPU: 0 PID: 1 at x.c:1' >>"$PROJECT/ci/guest/plan"
 	program 'int main(void) { return 0; }'
 	run "$RUN" --kernel stack $LANE --program "$PROGRAM"
 	[[ $status == 1 && $(outcome program) == passed && $(outcome boot) == splat ]] || { echo "$output"; false; }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Lanes and test sets, which are data: ci/lanes/NAME, ci/tests/NAME, ci/expectations.
+# Lanes and test sets, which are data: ci/lanes/NAME, ci/sets/NAME, ci/expectations.
 # Sourced by ci/run, after scripts/common.sh.
 
 declare -gA LANE=()	# key -> value of the lane last read
@@ -82,19 +82,19 @@ default_lanes() {
 }
 
 set_names() {
-	(cd "$ROOT/ci/tests" && printf '%s\n' *)
+	(cd "$ROOT/ci/sets" && printf '%s\n' *)
 }
 
 # tests_of SET: its lines without comments: NAME SECONDS PROGRAM ARG...
 tests_of() {
-	grep -vE '^(#|$)' "$ROOT/ci/tests/$1"
+	grep -vE '^(#|$)' "$ROOT/ci/sets/$1"
 }
 
 # lane_plan: what the lane sets before its tests.
 lane_plan() {
-	cat "$ROOT/ci/plan"
-	if [[ -f $ROOT/ci/plan.${LANE[arch]} ]]; then
-		cat "$ROOT/ci/plan.${LANE[arch]}"
+	cat "$ROOT/ci/guest/plan"
+	if [[ -f $ROOT/ci/guest/plan.${LANE[arch]} ]]; then
+		cat "$ROOT/ci/guest/plan.${LANE[arch]}"
 	fi
 }
 
@@ -102,7 +102,7 @@ lane_plan() {
 fits() {
 	local arch
 
-	arch=$(sed -n 's/^# arch: //p' "$ROOT/ci/tests/$1")
+	arch=$(sed -n 's/^# arch: //p' "$ROOT/ci/sets/$1")
 	[[ -z $arch || $arch == "${LANE[arch]}" ]]
 }
 
@@ -120,7 +120,7 @@ select_tests() {
 	fi
 	for w in ${2//,/ }; do
 		found=
-		if [[ -f $ROOT/ci/tests/$w ]]; then
+		if [[ -f $ROOT/ci/sets/$w ]]; then
 			found=1
 			if fits "$w"; then
 				tests_of "$w" | sed "s/^/$w /"

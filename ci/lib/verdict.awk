@@ -7,7 +7,7 @@
 
 # A vCPU that shut down or hung with a guest RIP inside the lane's own kernel text: the TCG
 # erratum of the emulator that the README describes. The lane's kernel traces shutdowns, see
-# ci/plan; of a hang, only tests that print the RIP can show it.
+# ci/guest/plan; of a hang, only tests that print the RIP can show it.
 # A guest that handles the page fault which follows shuts down in its handler. The fault that is
 # then still to be delivered tells: a fetch through page table entries with reserved bits set,
 # while the page tables of these guests, which do not change, have none.

@@ -34,14 +34,14 @@ accelerator() {
 	fi
 }
 
-# build_program NAME: ci/NAME.c, static, for the lane's architecture; prints the path.
+# build_program NAME: ci/guest/NAME.c, static, for the lane's architecture; prints the path.
 build_program() {
 	local program=$BUILD/bin/${1##*/}.${LANE[arch]}
 
 	mkdir -p "$BUILD/bin"
-	if [[ ! $program -nt $ROOT/ci/$1.c ]]; then
-		"$(cross_prefix "${LANE[arch]}")gcc" -O2 -Wall -Wextra -Werror -static -o "$program" "$ROOT/ci/$1.c" ||
-			die $E_ENV "cannot build ci/$1.c"
+	if [[ ! $program -nt $ROOT/ci/guest/$1.c ]]; then
+		"$(cross_prefix "${LANE[arch]}")gcc" -O2 -Wall -Wextra -Werror -static -o "$program" "$ROOT/ci/guest/$1.c" ||
+			die $E_ENV "cannot build ci/guest/$1.c"
 	fi
 	printf '%s\n' "$program"
 }
@@ -110,7 +110,7 @@ emulator_version() {
 
 # make_vmm DIR IMAGE: what a lane with "vmm=" has beside its tests, as DIR/files: the VMM in
 # /usr/bin, the libraries and the firmware it loads, and a guest for it: IMAGE as /guest/kernel, and
-# ci/programs/migrate_guest.c as its PID 1 in /guest/initramfs.
+# ci/guest/programs/migrate_guest.c as its PID 1 in /guest/initramfs.
 make_vmm() {
 	local files=$1/files guest=$1/guest vmm lib rom dir
 
@@ -139,7 +139,7 @@ make_cpio() {
 }
 
 # make_initramfs DIR BIN PROGRAM...: DIR/plan, DIR/files if there are any, and the programs, from BIN,
-# from ci/programs or by path, as DIR/initramfs.
+# from ci/guest/programs or by path, as DIR/initramfs.
 make_initramfs() {
 	local dir=$1 bin=$2 p root=$1/root
 	shift 2
@@ -155,9 +155,9 @@ make_initramfs() {
 		ln -sf busybox "$root/bin/$p"
 	done
 	for p; do
-		if [[ $p == /* || -f $ROOT/ci/programs/$p ]]; then
-			cp "$(cd "$ROOT/ci/programs" && realpath "$p")" "$root/tests/"
-		elif [[ -f $ROOT/ci/programs/$p.c ]]; then
+		if [[ $p == /* || -f $ROOT/ci/guest/programs/$p ]]; then
+			cp "$(cd "$ROOT/ci/guest/programs" && realpath "$p")" "$root/tests/"
+		elif [[ -f $ROOT/ci/guest/programs/$p.c ]]; then
 			cp "$(build_program "programs/$p")" "$root/tests/$p"
 		else
 			[[ -f $bin/$p ]] || die $E_STACK "the selftests hold no program '$p'"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * PID 1 of the guest that ci/programs/migrate.c migrates: writes to memory at a
+ * PID 1 of the guest that ci/guest/programs/migrate.c migrates: writes to memory at a
  * given rate, checks all of it over and over, and tells on the console.
  *
  * Each CPU has a thread with pages of its own.  A page holds the number of the

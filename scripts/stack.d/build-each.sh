@@ -1,0 +1,100 @@
+# shellcheck shell=bash
+# Sourced by scripts/stack, whose --help says what the verb takes and does.
+
+# The configs, besides x86's, that KVM is compiled with: ARCH or ARCH-VARIANT. Those that the stack
+# changes nothing but common code of, or a variant of, are compiled once.
+readonly OTHER_CONFIGS=(arm64 arm64-64k riscv) EACH_CONFIGS=(arm64)
+
+# touches CONFIG PATCH: common code is everyone's, but a variant is for its architecture's alone.
+touches() {
+	local where="arch/${1%%-*}"
+
+	[[ $1 == *-* ]] || where+="|virt|include|mm"
+	git apply --numstat "$2" | cut -f3 | grep -qE "^($where)/"
+}
+
+# each_patch LIST FUNCTION: FUNCTION PATCH COMMIT for all patches of LIST.
+each_patch() {
+	local p nr=0
+
+	for p in "${PATCHES[@]}"; do
+		nr=$((nr + 1))
+		! grep -qxF "$p" <<<"$1" ||
+			"$2" "$p" "$(git -C "$LINUX" rev-parse "HEAD~$((${#PATCHES[@]} - nr))")"
+	done
+}
+
+# build_patch WORD CONFIG PATCH COMMIT
+build_patch() {
+	if "$ROOT/ci/kernel" --tree "$4" --config "$2" >/dev/null; then
+		pass "$1 builds: $3"
+	else
+		fault "$1 does not build: $3"
+	fi
+}
+
+# build_x86 PATCH COMMIT, with verb_build_each()'s boot
+build_x86() {
+	build_patch x86 werror "$1" "$2"
+	[[ $boot ]] || return 0
+	if "$ROOT/ci/run" --kernel "$2" --test smoke >&2; then
+		pass "boots: $1"
+	else
+		fault "does not boot and pass: $1"
+	fi
+}
+
+# build_others PATCH COMMIT, with verb_build_each()'s last
+build_others() {
+	local config
+
+	for config in "${OTHER_CONFIGS[@]}"; do
+		touches "$config" "$ROOT/patches/$1" || continue
+		[[ " ${EACH_CONFIGS[*]} " == *" $config "* || ${last[$config]} == "$1" ]] || continue
+		build_patch "$config" "$config" "$1" "$2"
+	done
+}
+
+verb_build_each() {
+	local topic='' boot='' list p config passes faults counts
+	local -A last=()
+
+	while (($#)); do
+		case $1 in
+		--topic) topic=${2-}; shift 2 || die $E_USAGE "--topic wants a name" ;;
+		--boot) boot=1; shift ;;
+		*) die $E_USAGE "build-each: unknown option '$1'" ;;
+		esac
+	done
+	need_packages
+	need_base
+	read_series
+	list=$(select_patches "$topic" "")
+	[[ $(applied_prefix "$LINUX" base "${PATCHES[@]}") == "${#PATCHES[@]}" ]] ||
+		die $E_ENV "$LINUX does not hold exactly the series: scripts/stack apply, or export"
+
+	# What is compiled once is so with the last of the patches that touch it.
+	for p in $list; do
+		for config in "${OTHER_CONFIGS[@]}"; do
+			! touches "$config" "$ROOT/patches/$p" || last[$config]=$p
+		done
+	done
+	# Side by side: what a small patch changes is one file to compile, and then one to link.
+	counts=$BUILD/build-each.others
+	set -m # a process group, to be ended with its compilers if this program is
+	{
+		each_patch "$list" build_others
+		echo "$PASSES $FAULTS" >"$counts"
+	} &
+	set +m
+	# shellcheck disable=SC2064 # this one's
+	trap "kill -- -$! 2>/dev/null || true" EXIT
+	trap 'exit 130' INT TERM
+	each_patch "$list" build_x86
+	wait $! || die $E_STACK "build-each did not get to its end"
+	trap - EXIT
+	read -r passes faults <"$counts"
+	PASSES=$((PASSES + passes)) FAULTS=$((FAULTS + faults))
+	printf '%d passed, %d failed, 0 skipped\n' "$PASSES" "$FAULTS"
+	((FAULTS == 0)) || exit $E_STACK
+}

@@ -1,0 +1,160 @@
+# shellcheck shell=bash
+# Sourced by scripts/stack, whose --help says what the verb takes and does.
+
+FAULTS=0
+PASSES=0
+
+fault() {
+	FAULTS=$((FAULTS + 1))
+	printf 'not ok - %s\n' "$*"
+}
+
+pass() {
+	PASSES=$((PASSES + 1))
+	printf 'ok - %s\n' "$*"
+}
+
+# verdict WORDS FAULT...: one ok line if there is no FAULT, else a not-ok line for each.
+verdict() {
+	local words=$1 f
+	shift
+	(($#)) || pass "$words"
+	for f; do
+		[[ $f ]] && fault "$words: $f"
+	done
+	return 0
+}
+
+check_files() {
+	local p faults=() file
+	declare -A seen=()
+
+	for p in ${PATCHES[@]+"${PATCHES[@]}"}; do
+		[[ -f $ROOT/patches/$p ]] || faults+=("$p is missing in patches/")
+		[[ ${seen[$p]+set} ]] && faults+=("$p stands twice")
+		seen[$p]=1
+	done
+	while read -r file; do
+		[[ ${seen[$file]+set} ]] || faults+=("patches/$file is not in series")
+	done < <(cd "$ROOT/patches" && find . -type f -printf '%P\n' | sort)
+	verdict "series and patches/ name the same files" ${faults[@]+"${faults[@]}"}
+}
+
+# check_changelog PATCH: the rules of maintainer-kvm-x86.rst and coding-assistants.rst that a
+# program can judge. Prints a line a fault.
+check_changelog() {
+	local file=$ROOT/patches/$1 subject body words pronoun
+
+	subject=$(kgit mailinfo -k /dev/null /dev/null <"$file" | sed -n 's/^Subject: \(\[PATCH\] \)\?//p')
+	# The changelog proper: after the mail header, before the first "---" line.
+	body=$(awk '!h { if ($0 == "") h = 1; next } /^---$/ { exit } { print }' "$file")
+	words=$(grep -vE '^[A-Z][A-Za-z-]+: |^ ' <<<"$body" || true)
+
+	if grep -qE '^(virt|arch/[a-z0-9]+)/kvm|selftests/kvm' < <(git apply --numstat "$file" | cut -f3); then
+		[[ $subject =~ ^KVM:\ ((x86|x86/mmu|x86/pmu|x86/xen|arm64|selftests|SVM|nSVM|VMX|nVMX):\ )?[A-Z] ]] ||
+			echo "shortlog '$subject' is not 'KVM: TOPIC: Capitalised ...'"
+	fi
+	[[ $subject == *. ]] && echo "shortlog ends with a full stop"
+	((${#subject} <= 80)) || echo "shortlog has ${#subject} characters, 80 is the limit"
+	[[ $words ]] || echo "no changelog"
+	pronoun=$(grep -oiwE "I|we|our|us|my" <<<"${words//i.e./}" | head -n 1 || true)
+	[[ -z $pronoun ]] || echo "changelog uses a pronoun: $pronoun"
+	grep -qE '^(This patch|This commit|Added|Adds|Fixes|Fixed|Changes|Changed|Moves|Moved) ' <<<"$words" && echo "changelog is not in the imperative: $(grep -E -m1 '^(This patch|This commit|Added|Adds|Fixes|Fixed|Changes|Changed|Moves|Moved) ' <<<"$words")"
+	# Functions of the patch that the changelog names must carry "()".
+	unbraced_functions "$file" "$words"
+	grep -q '^Signed-off-by:' <<<"$body" && echo "carries a Signed-off-by: only the human who submits adds one"
+	grep -q '^Assisted-by: LLM' <<<"$body" || echo "no 'Assisted-by: LLM' trailer"
+	return 0
+}
+
+# unbraced_functions FILE WORDS: a function that the diff calls or defines, named in WORDS
+# without parentheses.
+unbraced_functions() {
+	local f
+
+	while read -r f; do
+		if grep -qE "(^|[^A-Za-z0-9_>.])$f([^A-Za-z0-9_(]|$)" <<<"$2"; then
+			echo "changelog names $f without ()"
+		fi
+	done < <(sed -n '/^diff --git/,$p' "$1" | grep '^[-+ ]' |
+		grep -oE '\b[a-z][a-z0-9]*_[a-z0-9_]+\(' | tr -d '(' | sort -u)
+}
+
+# waive PATCH: drops from checkpatch's lines on stdin what scripts/waivers excuses for PATCH.
+waive() {
+	local type pattern reason types=()
+
+	while read -r type pattern reason; do
+		[[ $type == "#"* || -z $type ]] && continue
+		[[ $reason ]] || die $E_STACK "scripts/waivers: $type $pattern has no reason"
+		# shellcheck disable=SC2053 # a pattern is meant
+		[[ $1 == $pattern ]] && types+=("$type")
+	done <"$ROOT/scripts/waivers"
+	grep -vE "^$|:($(IFS='|'; echo "${types[*]-none}")):" || true
+}
+
+check_each_patch() {
+	local p out faults
+
+	for p in "${PATCHES[@]}"; do
+		[[ -f $ROOT/patches/$p ]] || continue
+		faults=()
+		# Debian's python3, and not one of the user's, has what checkpatch's spdxcheck.py needs.
+		out=$(cd "$LINUX" && PATH=/usr/bin:/bin:$PATH perl scripts/checkpatch.pl --no-signoff --quiet \
+			--no-summary --terse --show-types "$ROOT/patches/$p" 2>&1) || true
+		mapfile -t faults < <(waive "$p" <<<"$out" | sed 's/^[^:]*\///')
+		verdict "checkpatch $p" ${faults[@]+"${faults[@]}"}
+		# mm/damon is a name.
+		out=$(codespell -q 3 -L damon "$ROOT/patches/$p" 2>&1) || true
+		mapfile -t faults < <(sed '/^$/d;s/^[^:]*\///' <<<"$out")
+		verdict "codespell $p" ${faults[@]+"${faults[@]}"}
+		mapfile -t faults < <(check_changelog "$p")
+		verdict "changelog $p" ${faults[@]+"${faults[@]}"}
+	done
+}
+
+# check_round_trip: applies the stack to a scratch branch without a work tree of its own,
+# exports it again and compares bytes.
+check_round_trip() {
+	local tmp faults=() p n=0
+
+	# A sparse work tree: git am writes only what the patches touch.
+	tmp=$(mktemp -d "$BUILD/roundtrip.XXXXXX")
+	kgit -C "$LINUX" worktree add -q --detach --no-checkout "$tmp/linux" base
+	# .gitattributes: it says what a hunk header quotes.
+	kgit -C "$tmp/linux" sparse-checkout set --no-cone /MAINTAINERS /.gitattributes
+	kgit -C "$tmp/linux" checkout -q base
+	for p in "${PATCHES[@]}"; do
+		n=$((n + 1))
+		if ! am_one "$tmp/linux" "$ROOT/patches/$p" >"$tmp/log" 2>&1; then
+			faults+=("$p does not apply: $(grep -m1 '^error:' "$tmp/log")")
+			break
+		fi
+	done
+	verdict "the stack applies to $(cat "$BUILD/base-version" 2>/dev/null || echo base) without fuzz" ${faults[@]+"${faults[@]}"}
+	if ((${#faults[@]} == 0)); then
+		write_patches "$tmp/linux" base "$tmp/out"
+		mapfile -t faults < <(diff -rq "$ROOT/patches" "$tmp/out" || true)
+		verdict "export after apply gives the same bytes" ${faults[@]+"${faults[@]}"}
+		faults=()
+		while read -r p; do
+			git -C "$tmp/linux" show "HEAD:$KSELFTEST/$p" 2>/dev/null | cmp -s - "$ROOT/selftests/$p" ||
+				faults+=("selftests/$p differs from the patch that adds it: scripts/stack export")
+		done < <(cd "$ROOT/selftests" && find . -type f -name '*.[chS]' -printf '%P\n' | sort)
+		verdict "selftests/ and the selftest patches are in sync" ${faults[@]+"${faults[@]}"}
+	fi
+	kgit -C "$LINUX" worktree remove --force "$tmp/linux"
+	rm -rf "$tmp"
+}
+
+verb_check() {
+	(($#)) && die $E_USAGE "check takes no options"
+	need_packages git perl codespell /usr/lib/python3/dist-packages/ply /usr/lib/python3/dist-packages/git
+	need_base
+	read_series
+	check_files
+	((${#PATCHES[@]})) && check_each_patch
+	check_round_trip
+	printf '%d passed, %d failed, 0 skipped\n' "$PASSES" "$FAULTS"
+	((FAULTS == 0)) || exit $E_STACK
+}

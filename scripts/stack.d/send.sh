@@ -1,0 +1,100 @@
+# shellcheck shell=bash
+# Sourced by scripts/stack, whose --help says what the verb takes and does.
+
+# cover_of TOPIC: its section of COVER-LETTER.md, the subject first. Paragraphs are wrapped as
+# mails are, tables and links stay as they are.
+cover_of() {
+	local line text=
+
+	sed -n "/^## $1\$/,/^## /{/^## /d; p}" "$ROOT/COVER-LETTER.md" | sed '/./,$!d' | {
+		while IFS= read -r line; do
+			if [[ $line =~ ^(\||\[[0-9]+\]\ |-\ |$) ]]; then
+				printf %s "$text" | fmt -c -w 75
+				text=
+			fi
+			if [[ $line =~ ^(\||\[|$) ]]; then
+				printf '%s\n' "$line"
+			else
+				text+=$line$'\n'
+			fi
+		done
+		printf %s "$text" | fmt -c -w 75
+	}
+}
+
+# topic_people DIR OPTION...: who get_maintainer.pl, with its options, names for the topic's patches.
+topic_people() {
+	local dir=$1
+	shift
+
+	(cd "$dir" && select_patches "$topic" '' | sed "s,^,$ROOT/patches/," |
+		xargs scripts/get_maintainer.pl --no-git --no-git-fallback --norolestats "$@")
+}
+
+# check_signed FILE: the author, who can be asked, says so with a Signed-off-by.
+check_signed() {
+	local author
+
+	author=$(sed -n 's/^From: .*<\(.*\)>$/\1/p;/^$/q' "$ROOT/patches/$1")
+	sed -n '/^Signed-off-by: /p' "$ROOT/patches/$1" | grep -F "<$author>" >/dev/null
+}
+
+verb_send() {
+	local topic='' out='' dir=$LINUX dry='' base p nr=0 first='' count=0 cover commits range maintainers=() lists=()
+
+	while (($#)); do
+		case $1 in
+		-o) out=${2-}; shift 2 || die $E_USAGE "-o wants a directory" ;;
+		--tree) dir=${2-}; shift 2 || die $E_USAGE "--tree wants a directory" ;;
+		--dry-run) dry=1; shift ;;
+		-*) die $E_USAGE "send: unknown option '$1'" ;;
+		*) [[ -z $topic ]] || die $E_USAGE "send takes one topic"; topic=$1; shift ;;
+		esac
+	done
+	[[ $topic && $out ]] || die $E_USAGE "send wants a topic, and -o DIR for its mails"
+	if [[ -e $out && $(ls -A "$out") ]]; then
+		die $E_USAGE "$out is not empty"
+	fi
+	need_packages git perl
+	[[ $dir == "$LINUX" ]] && need_base
+	need_tree "$dir"
+	base=$(base_ref "$dir") || die $E_USAGE "$dir has no recorded base: scripts/stack base --tree $dir, then apply --tree"
+	read_series
+	select_patches "$topic" '' >/dev/null
+
+	mapfile -t commits < <(git -C "$dir" rev-list --reverse "$base..HEAD")
+	((${#commits[@]} == ${#PATCHES[@]})) ||
+		die $E_ENV "$dir has ${#commits[@]} commits since its base, series ${#PATCHES[@]} patches: apply or export first"
+	for p in "${PATCHES[@]}"; do
+		[[ $(git -C "$dir" show "${commits[nr]}" | git patch-id --stable | cut -d' ' -f1) == $(git patch-id --stable <"$ROOT/patches/$p" | cut -d' ' -f1) ]] ||
+			die $E_ENV "$p is not what $dir has as commit $((nr + 1)): apply or export first"
+		if [[ ${TOPIC_OF[$p]} == "$topic" ]]; then
+			[[ $first ]] || first=$nr
+			count=$((count + 1))
+			[[ $dry ]] || check_signed "$p" ||
+				die $E_STACK "$p: no Signed-off-by of its author. Who submits it, certifies it, and is its author: see README"
+		fi
+		nr=$((nr + 1))
+	done
+	cover=$(cover_of "$topic")
+	[[ $cover ]] || die $E_STACK "COVER-LETTER.md has no section '## $topic'"
+
+	mapfile -t maintainers < <(topic_people "$dir" --nol --nor)
+	mapfile -t lists < <(topic_people "$dir" --nom)
+	mkdir -p "$out"
+	out=$(cd "$out" && pwd)
+	# A branch, as git takes the cover letter from its description.
+	kgit -C "$dir" branch -q -f "send/$topic" "${commits[first + count - 1]}"
+	range=${commits[first]}^..send/$topic
+	kgit -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
+		--cover-letter --cover-from-description=subject \
+		"$([[ ${STATUS_OF[$topic]} == RFC* ]] && echo --rfc || echo --subject-prefix=PATCH)" \
+		"${maintainers[@]/#/--to=}" "${lists[@]/#/--cc=}" "$range" ||
+		die $E_ENV "git format-patch failed in $dir"
+	kgit -C "$dir" branch -q -D "send/$topic"
+	# Debian 12's b4 fails on an author or a subject that is folded.
+	sed -i -E '1,/^$/{:again; /^(From|Subject): /{N; s/\n / /; t again; P; D}}' "$out"/*.patch
+	cat "$out"/*.patch >"$out/$topic.mbox"
+	[[ $dir != "$LINUX" ]] || say "the base-commit is build/linux's own: for the list, apply to a tree that has it, and --tree"
+	say "$count patches and a cover letter in $out${dry:+; a dry run, nobody has certified them}"
+}
