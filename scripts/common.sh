@@ -11,8 +11,8 @@
 # ci/run has more, for what can happen to a VM; see ci/run --help.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-BUILD=${KVM_STACK_BUILD:-$ROOT/build}
-CACHE=${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}
+BUILD=$(realpath -m -- "${KVM_STACK_BUILD:-$ROOT/build}")
+CACHE=$(realpath -m -- "${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}")
 
 readonly E_STACK=1 E_USAGE=2 E_ENV=3
 

@@ -5,16 +5,21 @@
 # values.tsv    LANE KERNEL ROUND TEST KEY VALUE: the "key=value" lines of the tests
 # vms.tsv       LANE KERNEL ROUND ACCELERATOR END RELEASE CPUS
 # results.json, junit.xml, summary.md, ab.txt, ktap, *.svg: made of these at the end
-# vm/LANE.KERNEL.ROUND/   verdict (KTAP), console, tests/NAME.log, plan, command
+# vm/LANE.KERNEL.ROUND/   verdict (KTAP), console, tests/NAME.log, plan, command, and of a VM that was
+#                         lost, what it takes to run command again, and registers
 
-REPORT=${REPORT:-$BUILD/report}
+REPORT=$(realpath -m -- "${KVM_STACK_REPORT:-$BUILD/report}")
 STACK_COMMIT=	# what this repository is at when a run begins; "-dirty" if there is more to it
+TESTED=${TESTED-}	# ci/run's: what was tested instead of the stack that this repository holds
 
 begin_report() {
 	mkdir -p "$REPORT" 2>/dev/null || die $E_ENV "cannot create $REPORT"
+	# Nothing is deleted that is not ours.
+	[[ -f $REPORT/results.tsv || -z $(find "$REPORT" -mindepth 1 -maxdepth 1 ! -name .lock -print -quit) ]] ||
+		die $E_USAGE "$REPORT is not empty, and holds no report: name another folder"
 	exec 8>"$REPORT/.lock"
 	flock -n 8 || die $E_ENV "another run is writing $REPORT: wait for it, or use --report DIR"
-	find "$REPORT" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
+	rm -rf "$REPORT"/{results.tsv,values.tsv,vms.tsv,results.json,junit.xml,summary.md,ab.txt,ktap,kunit.log,vm} "$REPORT"/*.svg
 	mkdir -p "$REPORT/vm" || die $E_ENV "cannot write $REPORT"
 	STACK_COMMIT=$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)
 	: >"$REPORT/results.tsv"
@@ -22,17 +27,25 @@ begin_report() {
 	: >"$REPORT/vms.tsv"
 }
 
+# vm_folder LABEL ROUND: where what is left of a VM is kept.
+vm_folder() {
+	echo "$REPORT/vm/${LANE[name]}.$1.$2"
+}
+
 # keep_vm DIR ACCEL END LABEL ROUND
 keep_vm() {
-	local to=$REPORT/vm/${LANE[name]}.$4.$5
+	local to f
 
+	to=$(vm_folder "$4" "$5")
 	mkdir -p "$to"
 	cp -r "$1"/{verdict,console,emulator.log,plan,command,tests} "$to/"
-	# Every CPU is reset at power on; only a lost VM makes the log worth keeping.
-	[[ $3 == done ]] || cp "$1/cpu_reset" "$to/"
+	# Of a VM that was lost, also what its CPUs were at, and what it takes to run "command" again.
+	for f in cpu_reset registers initramfs cd debugger; do
+		[[ $3 == done || ! -e $1/$f ]] || mv "$1/$f" "$to/"
+	done
 	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "${LANE[name]}" "$4" "$5" "$2" "$3" \
 		"$(sed -n 's/^# kernel=//p' "$1/verdict")" "$(sed -n 's/^# cpus=//p' "$1/verdict")" >>"$REPORT/vms.tsv"
-	rm -rf "$1/initramfs"
+	rm -rf "$1"/{initramfs,cd}
 }
 
 # ktap: all VMs as subtests of one run, with the final outcomes; kunit.py reads this.
@@ -71,7 +84,7 @@ ktap() {
 # results_json CODE
 results_json() {
 	jq -Rn --rawfile vms "$REPORT/vms.tsv" --rawfile values "$REPORT/values.tsv" --arg exit "$1" \
-		--arg commit "$STACK_COMMIT" --arg date "$(date -u +%FT%TZ)" \
+		--arg commit "${TESTED:-$STACK_COMMIT}" --arg date "$(date -u +%FT%TZ)" \
 		--arg emulator "$(qemu-system-x86_64 --version | head -n 1)" --arg base "$(cat "$BUILD/base-version" 2>/dev/null || true)" '
 	def rows: split("\n") | map(select(length > 0) | split("\t"));
 	{ commit: $commit, date: $date, base: $base, emulator: $emulator, exit: ($exit | tonumber),
@@ -84,14 +97,16 @@ results_json() {
 
 # caption: what it takes to know what a figure is about, but for its lane.
 caption() {
-	echo "stack $STACK_COMMIT, base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(qemu-system-x86_64 --version | head -n 1)"
+	echo "${TESTED:-stack $STACK_COMMIT}, base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(qemu-system-x86_64 --version | head -n 1)"
 }
 
 # summary CODE: the report for people, as markdown.
 summary() {
-	local end='passed'
+	local end='passed' errata
 
 	(($1 == 0)) || end="exit code $1, see ci/run --help"
+	errata=$(awk -F'\t' '$5 == "erratum" { sub(/:.*/, "", $4); n[$1, $2, $4] } END { print length(n) }' "$REPORT/results.tsv")
+	((errata == 0)) || end+=", errata of the emulator: $errata"
 	echo "# Verdict: $end"
 	echo
 	echo "$(date -u +%F), $(caption)"

@@ -2,8 +2,12 @@
 # One VM: its initramfs, its command line, and watching it until it is done or lost.
 # Sourced by ci/run, after scripts/common.sh, ci/lib/lane.sh and ci/lib/bochs.sh.
 
-# A VM that says nothing on the verdict port for so long (init beats every 5 s) is lost.
-readonly SILENCE=${KVM_CI_SILENCE:-90}
+# A time limit is there to end a test that hangs, not to measure the host. So a test may take a
+# multiple of the seconds in its set, which a quiet machine needs, and a VM that hangs is found by
+# its silence: init beats every 5 s.
+readonly PATIENCE=${KVM_CI_PATIENCE:-3}
+[[ $PATIENCE =~ ^[1-9][0-9]{0,2}$ ]] || die $E_USAGE "KVM_CI_PATIENCE takes a number from 1 to 999, not '$PATIENCE'"
+readonly SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
 # Where busybox comes from for an architecture that this machine is not.
 readonly BUSYBOX_SUITE=bookworm
 
@@ -32,6 +36,11 @@ accelerator() {
 	else
 		echo tcg
 	fi
+}
+
+# races: whether the lane's emulator runs CPUs on threads of their own, as its errata take.
+races() {
+	[[ $(accelerator) == tcg && -z ${LANE[icount]-} && ${LANE[smp]} != 1 ]]
 }
 
 # build_program NAME: ci/guest/NAME.c, static, for the lane's architecture; prints the path.
@@ -168,66 +177,105 @@ make_initramfs() {
 	make_cpio "$root" "$dir/initramfs"
 }
 
-# kernel_cmdline: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
+# kernel_cmdline [WORDS]: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
 # scheduler sets apart.
 kernel_cmdline() {
 	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s' "${LANE[console]}" \
-		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${CMDLINE-}"
+		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${1-}"
 }
 
-# vm_command DIR IMAGE ACCEL: fills COMMAND, which runs the lane's machine, less its first serial port.
+# vm_command IMAGE ACCEL [WORDS]: fills COMMAND, which runs the lane's machine, less its first serial
+# port, in the folder that has the VM's files: no path of the user's gets into the emulator's options.
+# WORDS go to the kernel.
 vm_command() {
 	lane_emulator
 	if is_bochs; then
-		bochs_command "$@"
+		bochs_command
 	else
 		qemu_command "$@"
 	fi
 }
 
+# max_ports: QEMU polls two descriptors for each port that there could be.
 qemu_command() {
 	local cpu=${LANE[cpu]}
 
-	[[ $3 == kvm ]] && cpu=host
-	COMMAND=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
+	[[ $2 == kvm ]] && cpu=host
+	COMMAND=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$2" -cpu "$cpu"
 		${LANE[icount]+-icount "${LANE[icount]}"}
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
-		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
-		-append "$(kernel_cmdline)"
-		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
+		-d cpu_reset -D cpu_reset -display none -kernel "$1" -initrd initramfs
+		-append "$(kernel_cmdline "${3-}")"
+		-device "virtio-serial-pci,max_ports=2" -chardev "file,id=verdict,path=verdict"
 		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
 }
 
+# start_vm DIR: runs COMMAND in DIR; VM_PID is its process, which ends when this one does, and holds
+# nothing that another run could wait for.
+start_vm() {
+	(cd "$1" && exec setpriv --pdeathsig KILL -- "${COMMAND[@]}") <&0 8>&- &
+	VM_PID=$!
+}
+
+# show_registers DIR: asks QEMU's monitor, before the VM is killed, what all of its CPUs are at:
+# DIR/registers. A QEMU that hangs itself does not keep us.
+show_registers() {
+	[[ -p $1/monitor.in ]] || return 0
+	timeout 10 cat "$1/monitor.out" >"$1/registers.raw" &
+	# shellcheck disable=SC2016 # for that bash to expand
+	timeout 5 bash -c 'printf "info registers -a\nquit\n" >"$1/monitor.in"' - "$1" || true
+	wait $! || true
+	# Without what the monitor's line editor echoes.
+	sed -e 's/\r$//' -e '/\x1b/d' "$1/registers.raw" >"$1/registers"
+	rm "$1/registers.raw"
+}
+
+# write_command DIR: DIR/command, which boots the VM of DIR again, beside what is left of the first time.
+write_command() {
+	cat >"$1/command" <<-EOF
+		#!/bin/bash
+		# Boots this VM again as ci/run did, in a new folder "again" next to this file.
+		set -e
+		cd "\$(dirname "\$0")"
+		mkdir again
+		ln -st again ../initramfs ../cd ../debugger
+		cd again
+		exec $(printf '%q ' "${COMMAND[@]}")
+	EOF
+	chmod +x "$1/command"
+}
+
 # boot DIR IMAGE ACCEL SECONDS: runs the VM of DIR/initramfs for at most SECONDS. Leaves
-# DIR/verdict, DIR/console, DIR/cpu_reset and DIR/emulator.log. Prints, as the last thing, how it ended:
+# DIR/verdict, DIR/console, DIR/cpu_reset, DIR/emulator.log and DIR/command. END is how it ended:
 #   done     init reached the end of the plan
 #   bail     init could not begin (its words are in DIR/verdict)
 #   panic    the kernel panicked
-#   silent   no word for $SILENCE seconds, killed
-#   overtime past SECONDS, killed
+#   silent   no word for $SILENCE seconds, killed; DIR/registers
+#   overtime past SECONDS, killed; DIR/registers
 #   triple-fault  the lane's own kernel triple faulted; DIR/cpu_reset has the registers
 #   gone     the emulator ended before init did
 #   refused  the emulator did not start
 boot() {
-	local dir=$1 pid seen=0 size=0 last=$SECONDS begin=$SECONDS end='' line
+	local dir=$1 seen=0 size=0 last=$SECONDS begin=$SECONDS line
 
-	vm_command "$@"
-	rm -f "$dir/verdict" "$dir/console"
+	END=
+	vm_command "$2" "$3"
+	rm -f "$dir"/{verdict,console,monitor.in,monitor.out}
 	: >"$dir/verdict"
 	: >"$dir/console"
 	if is_bochs; then
-		bochs_media "$@"
-		COMMAND+=("com1: enabled=1, mode=file, dev=$dir/console")
+		bochs_media "$dir" "$2"
+		COMMAND+=("com1: enabled=1, mode=file, dev=console")
+		write_command "$dir"
 	else
-		COMMAND+=(-serial "file:$dir/console")
+		COMMAND+=(-serial file:console)
+		write_command "$dir"
+		mkfifo "$dir"/monitor.{in,out}
+		COMMAND+=(-chardev "pipe,id=monitor,path=monitor" -mon "chardev=monitor,mode=readline")
 	fi
-	printf '%q ' "${COMMAND[@]}" >"$dir/command"
-	"${COMMAND[@]}" >"$dir/emulator.log" 2>&1 </dev/null &
-	pid=$!
-	# A run that is killed takes its VM along.
-	VM_PID=$pid
+	start_vm "$dir" >"$dir/emulator.log" 2>&1 </dev/null
 
-	while kill -0 "$pid" 2>/dev/null; do
+	while kill -0 "$VM_PID" 2>/dev/null; do
 		sleep 0.2
 		line=$(wc -c <"$dir/verdict")
 		if ((line != size)); then
@@ -236,33 +284,34 @@ boot() {
 			seen=$(progress "$dir/verdict" "$seen")
 		fi
 		if ((SECONDS - last > SILENCE)); then
-			end=silent
+			END=silent
 		elif ((SECONDS - begin > $4)); then
-			end=overtime
+			END=overtime
 		fi
-		if [[ $end ]]; then
-			kill -KILL "$pid" 2>/dev/null || true
+		if [[ $END ]]; then
+			show_registers "$dir"
+			kill -KILL "$VM_PID" 2>/dev/null || true
 			break
 		fi
 	done
-	wait "$pid" 2>/dev/null || true
+	wait "$VM_PID" 2>/dev/null || true
 	VM_PID=
 	progress "$dir/verdict" "$seen" >/dev/null
 
 	if grep -q '^# done' "$dir/verdict"; then
-		echo "done"
+		END='done'
 	elif grep -q '^Bail out!' "$dir/verdict"; then
-		echo bail
+		END=bail
 	elif grep -q 'Kernel panic' "$dir/console"; then
-		echo panic
-	elif [[ $end ]]; then
-		echo "$end"
+		END=panic
+	elif [[ $END ]]; then
+		:
 	elif grep -q 'Triple fault' "$dir/cpu_reset"; then
-		echo triple-fault
+		END=triple-fault
 	elif [[ ! -s $dir/console ]]; then
-		echo refused
+		END=refused
 	else
-		echo gone
+		END=gone
 	fi
 }
 
