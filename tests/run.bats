@@ -83,11 +83,6 @@ part() {
 	fails_with 2 "no step 'none'"
 	run "$PROJECT/ci/soak" none
 	fails_with 2 "takes no arguments"
-	run "$PROJECT/ci/compare" "$BATS_TEST_TMPDIR/none"
-	fails_with 2 "no such file"
-	echo garbage >"$BATS_TEST_TMPDIR/garbage"
-	run "$PROJECT/ci/compare" --all "$BATS_TEST_TMPDIR/garbage"
-	fails_with 2 "values:1: wants LANE"
 }
 
 @test "ci/check ends with what failed" {
