@@ -32,7 +32,7 @@ walk() {
 	awk -v mark="<!-- walk: $1 -->" '$0 == mark { found = 1 } found && /^```$/ { exit } p { print }
 		found && /^```sh$/ { p = 1 }' "$PROJECT/README.md" >"$BATS_TEST_TMPDIR/walk"
 	[[ -s $BATS_TEST_TMPDIR/walk ]] || { echo "the README shows no '$1'"; return 1; }
-	(cd "$PROJECT" && REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
+	(cd "$PROJECT" && KVM_STACK_REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
 }
 
 # fails_with CODE WORDS: the last run ended so, and its last line says WORDS.

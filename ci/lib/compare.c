@@ -24,7 +24,7 @@
  *   too few boots  no difference could be significant with so few
  *
  * "worse" has to be seen twice: a row that is worse with p <= P_LIMIT by itself,
- * whatever its q, is "worse?", and to be measured again.  Rounds "confirm*" are
+ * whatever its q, is "worse?", and to be measured again.  Rounds "*confirm*" are
  * boots made for that, and are judged alone.  The row is "worse" if it is again
  * worse there with p <= P_LIMIT, else "not again".  By chance, with four boots a
  * side each time, one row in 4900 gets there (1/70 each time), or fewer, as the
@@ -322,7 +322,7 @@ static void find(struct row *r)
 	for (s = 0; s < 2; s++) {
 		for (b = 0; b < r->side[s].nr; b++) {
 			struct boot *boot = &r->side[s].boots[b];
-			bool again = !strncmp(boot->round, "confirm", 7);
+			bool again = strstr(boot->round, "confirm");
 
 			sort(&boot->samples);
 			add(&(again ? &r->again : &r->first)->side[s], median(&boot->samples));
