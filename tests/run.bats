@@ -83,11 +83,6 @@ part() {
 	fails_with 2 "no step 'none'"
 	run "$PROJECT/ci/soak" none
 	fails_with 2 "takes no arguments"
-	run "$PROJECT/ci/compare" "$BATS_TEST_TMPDIR/none"
-	fails_with 2 "no such file"
-	echo garbage >"$BATS_TEST_TMPDIR/garbage"
-	run "$PROJECT/ci/compare" --all "$BATS_TEST_TMPDIR/garbage"
-	fails_with 2 "values:1: wants LANE"
 }
 
 @test "ci/check ends with what failed" {
@@ -314,32 +309,4 @@ accelerators() {
 		sleep 1.1
 	done
 	cmp "$BATS_TEST_TMPDIR"/{one,two}/initramfs
-}
-
-@test "report keeps a run that compared, of what is committed, and no other" {
-	report=$BATS_TEST_TMPDIR/report
-	mkdir "$report"
-	run "$PROJECT/ci/report" "$report"
-	fails_with 2 "no report in $report"
-	echo '# Verdict: passed' >"$report/summary.md"
-	echo '<svg/>' >"$report/a.svg"
-	echo table >"$report/ab.txt"
-	echo '{ "exit": 1, "commit": "abcdef" }' >"$report/results.json"
-	run "$PROJECT/ci/report" "$report"
-	fails_with 1 "ended with exit code 1"
-	echo '{ "exit": 0, "commit": "abcdef-dirty" }' >"$report/results.json"
-	run "$PROJECT/ci/report" "$report"
-	fails_with 1 "commit first"
-	[[ ! -e $PROJECT/results ]]
-	echo '{ "exit": 0, "commit": "build/linux 01234567, not series" }' >"$report/results.json"
-	run "$PROJECT/ci/report" "$report"
-	fails_with 1 "was of build/linux 01234567, not series"
-	echo '{ "exit": 0, "commit": "abcdef" }' >"$report/results.json"
-	mkdir "$PROJECT/results" && touch "$PROJECT/results/old.svg"
-	run "$PROJECT/ci/report" "$report"
-	[[ $status == 0 && -s $PROJECT/results/README.md && -s $PROJECT/results/a.svg && ! -e $PROJECT/results/old.svg ]]
-	: >"$report/ab.txt"
-	run "$PROJECT/ci/report" "$report"
-	fails_with 1 "compares nothing"
-	[[ -s $PROJECT/results/README.md ]]
 }

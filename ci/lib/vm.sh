@@ -70,7 +70,7 @@ lane_busybox() {
 		(cd "$debs" && private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" update &&
 			private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" download busybox-static &&
 			dpkg-deb -x busybox-static_*.deb .) >"$log" 2>&1 ||
-			die $E_ENV "cannot download busybox-static:$arch: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
+			die $E_ENV "cannot download busybox-static:$arch: $(apt_error "$log")"
 	fi
 	printf '%s\n' "$debs/bin/busybox"
 }
@@ -93,7 +93,7 @@ lane_emulator() {
 		(private_apt "$suite" apt-get update &&
 			private_apt "$suite" apt-get -o Dir::State::status="$root/status" -o Dir::Cache::archives="$root/debs" \
 				-o Debug::NoLocking=1 -y --download-only --no-install-recommends install "$package") >"$log" 2>&1 ||
-			die $E_ENV "cannot download $package of $suite: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
+			die $E_ENV "cannot download $package of $suite: $(apt_error "$log")"
 		for deb in "$root"/debs/*.deb; do
 			dpkg-deb -x "$deb" "$root" || die $E_ENV "cannot unpack $deb: disk full?"
 		done
@@ -326,4 +326,38 @@ progress() {
 			say "$PROGRESS: ${line#\# }"
 		done
 	echo "$n"
+}
+
+# blame_host DIR: a VM that this machine has no room for says nothing about the kernel.
+blame_host() {
+	local words
+
+	! full "$1" || die $E_ENV "disk full: nothing can be written to $BUILD; make room, then again"
+	words=$(grep -aim1 -E 'cannot allocate memory|no space left on device' "$1/emulator.log" || true)
+	[[ -z $words ]] || die $E_ENV "this machine has no room for a VM of ${LANE[memory]}: $words"
+}
+
+readonly KEPT=(verdict console cpu_reset emulator.log command)	# what the cache keeps of a VM
+
+# cache_vm DIR CACHED: all of it or nothing.
+cache_vm() {
+	rm -rf "$2.new"
+	mkdir -p "$2.new"
+	if cp "${KEPT[@]/#/$1/}" "$2.new/"; then
+		rm -rf "$2"
+		mv -T "$2.new" "$2"
+	else
+		say "the results of this VM are not kept for later runs: is $CACHE full?"
+		rm -rf "$2.new"
+	fi
+}
+
+# whole_vm CACHED: whether all of it is there, and of a VM that came to its end.
+whole_vm() {
+	local file
+
+	for file in "${KEPT[@]}"; do
+		[[ -f $1/$file ]] || return 1
+	done
+	grep -q '^# done' "$1/verdict"
 }
