@@ -237,6 +237,7 @@ write_command() {
 		# Boots this VM again as ci/run did, in a new folder "again" next to this file.
 		set -e
 		cd "\$(dirname "\$0")"
+		[[ -e initramfs || -e cd ]] || { echo "what it boots is kept only if a VM was lost" >&2; exit 3; }
 		mkdir again
 		ln -st again ../initramfs ../cd ../debugger
 		cd again
