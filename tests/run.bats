@@ -266,8 +266,10 @@ accelerators() {
 	[[ $(accelerators | paste -sd' ') == "kvm kvm" ]]
 	[[ $(read_lane svm-tdp-icount; accelerator) == tcg ]]
 	host vmx kvm_intel Y
-	[[ $(accelerators | paste -sd' ') == "tcg kvm" ]]
+	[[ $(accelerators | paste -sd' ') == "kvm kvm" ]]
+	[[ $(ACCEL=tcg accelerators 2>/dev/null | paste -sd' ') == "tcg exit 2" ]]
 	host svm kvm_amd 0
+	[[ $(ACCEL=kvm; (read_lane svm-tdp; accelerator) 2>&1) == *"--accel kvm: lane svm-tdp needs hardware that nests"*"--accel tcg emulates it" ]]
 	[[ $(accelerators 2>&1 | paste -sd' ') == "tcg "*"lane hw needs hardware that nests"*"exit 3" ]]
 	host "" kvm_amd 1
 	[[ $(accelerators 2>/dev/null | paste -sd' ') == "tcg exit 3" ]]

@@ -8,6 +8,21 @@ lane_names() {
 	(cd "$ROOT/ci/lanes" && printf '%s\n' *)
 }
 
+# match_lanes WORDS: names as they are, patterns as the lanes they match.
+match_lanes() {
+	local word lane found
+
+	for word in $(set -f; printf '%s\n' $1); do
+		[[ $word == *[*?[]* ]] || { echo "$word"; continue; }
+		found=
+		while read -r lane; do
+			# shellcheck disable=SC2053 # a pattern is meant
+			[[ $lane != $word ]] || { echo "$lane"; found=1; }
+		done < <(lane_names)
+		[[ $found ]] || die $E_USAGE "no lane matches '$word'; there are: $(lane_names | paste -sd' ')"
+	done | awk '!seen[$0]++' | paste -sd' '
+}
+
 # read_lane NAME: fills LANE: the keys of the file and of the lane it is "like", and name, about,
 # image, console.
 read_lane() {
@@ -154,6 +169,16 @@ select_tests() {
 			if fits "$w"; then
 				tests_of "$w" | sed "s/^/$w /"
 			fi
+			continue
+		fi
+		if [[ $w == *[*?[]* ]]; then
+			while read -r s line; do
+				# shellcheck disable=SC2053 # a pattern is meant
+				[[ ${line%% *} == $w ]] || continue
+				found=1
+				! fits "$s" || printf '%s %s\n' "$s" "$line"
+			done < <(for s in $(set_names); do tests_of "$s" | sed "s/^/$s /"; done | awk '!seen[$2]++')
+			[[ $found ]] || die $E_USAGE "no test or set '$w'; see ci/run --list"
 			continue
 		fi
 		for s in $(set_names); do

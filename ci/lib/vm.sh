@@ -11,6 +11,10 @@ readonly SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
 # Where busybox comes from for an architecture that this machine is not.
 readonly BUSYBOX_SUITE=bookworm
 
+APPEND=''	# what the user adds to each kernel's command line
+QEMU_ARGS=()	# what the user adds to QEMU's
+ACCEL=''	# the accelerator that the user insists on
+
 # nests FLAG MODULE: whether the host's CPU has FLAG, and MODULE hands it on to guests. A /dev/kvm
 # without the flag is a paravirtual host's, and of no use. The variables are for the tests.
 nests() {
@@ -18,21 +22,30 @@ nests() {
 		grep -qE '^[Y1]' "${KVM_CI_MODULES:-/sys/module}/$2/parameters/nested" 2>/dev/null
 }
 
+# hardware: whether the host's nests. Any will do for an x86 lane: what a lane turns off, it turns off
+# for AMD and for Intel.
+hardware() {
+	[[ ${LANE[cpu]} == *svm* || ${LANE[cpu]} == host ]] && { nests svm kvm_amd || nests vmx kvm_intel; }
+}
+
 # accelerator: "kvm" if the host can run this lane's guests with nested hardware virtualization, else
-# "tcg". The lanes that QEMU can emulate have SVM, so nesting must be AMD's for them; for "cpu=host",
-# either will do, and one there must be. "bochs" for a lane of that emulator;
-# hardware has no "icount=".
+# "tcg"; what the user insists on, or exit 3. "bochs" for a lane of that emulator; hardware has no "icount=".
 accelerator() {
+	local missing="hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
+
 	if is_bochs; then
 		echo bochs
 	elif [[ ${LANE[icount]-} ]]; then
 		echo tcg
-	elif [[ ${LANE[cpu]} == *svm* || ${LANE[cpu]} == host ]] && nests svm kvm_amd; then
-		echo kvm
-	elif [[ ${LANE[cpu]} == host ]] && nests vmx kvm_intel; then
-		echo kvm
 	elif [[ ${LANE[cpu]} == host ]]; then
-		die $E_ENV "lane ${LANE[name]} needs hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
+		[[ $ACCEL != tcg ]] || die $E_USAGE "lane ${LANE[name]} is for hardware, not for --accel tcg"
+		hardware || die $E_ENV "lane ${LANE[name]} needs $missing"
+		echo kvm
+	elif [[ $ACCEL == kvm ]]; then
+		hardware || die $E_ENV "--accel kvm: lane ${LANE[name]} needs $missing; --accel tcg emulates it"
+		echo kvm
+	elif [[ $ACCEL != tcg ]] && hardware; then
+		echo kvm
 	else
 		echo tcg
 	fi
@@ -180,8 +193,8 @@ make_initramfs() {
 # kernel_cmdline [WORDS]: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
 # scheduler sets apart.
 kernel_cmdline() {
-	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s' "${LANE[console]}" \
-		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${1-}"
+	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s%s' "${LANE[console]}" \
+		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${1-}" "${APPEND:+ $APPEND}"
 }
 
 # vm_command IMAGE ACCEL [WORDS]: fills COMMAND, which runs the lane's machine, less its first serial
@@ -207,7 +220,7 @@ qemu_command() {
 		-d cpu_reset -D cpu_reset -display none -kernel "$1" -initrd initramfs
 		-append "$(kernel_cmdline "${3-}")"
 		-device "virtio-serial-pci,max_ports=2" -chardev "file,id=verdict,path=verdict"
-		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
+		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict" ${QEMU_ARGS[@]+"${QEMU_ARGS[@]}"})
 }
 
 # start_vm DIR: runs COMMAND in DIR; VM_PID is its process, which ends when this one does, and holds
@@ -316,14 +329,16 @@ boot() {
 	fi
 }
 
-# progress FILE SEEN: tells, on stderr, of the results in complete lines after line SEEN; prints the
-# new SEEN.
+# progress FILE SEEN: tells, on stderr, of the results in complete lines after line SEEN, and of how many
+# there are to be; prints the new SEEN.
 progress() {
-	local n
+	local n total
+
+	total=$(grep -c '^test ' "$(dirname "$1")/plan" || true)
 
 	n=$(wc -l <"$1")
 	sed -n "$(($2 + 1)),${n}p" "$1" | { grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' || true; } |
-		while read -r line; do
+		sed -E "s,^((not )?ok [0-9]+) ,\\1/$total ," | while read -r line; do
 			say "$PROGRESS: ${line#\# }"
 		done
 	echo "$n"
