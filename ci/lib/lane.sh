@@ -10,9 +10,10 @@ lane_names() {
 
 # match_lanes WORDS: names as they are, patterns as the lanes they match.
 match_lanes() {
-	local word lane found
+	local word words lane found
 
-	for word in $(set -f; printf '%s\n' $1); do
+	read -ra words <<<"$1"
+	for word in ${words[@]+"${words[@]}"}; do
 		[[ $word == *[*?[]* ]] || { echo "$word"; continue; }
 		found=
 		while read -r lane; do

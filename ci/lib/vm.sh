@@ -31,7 +31,7 @@ hardware() {
 # accelerator: "kvm" if the host can run this lane's guests with nested hardware virtualization, else
 # "tcg"; what the user insists on, or exit 3. "bochs" for a lane of that emulator; hardware has no "icount=".
 accelerator() {
-	local missing="hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
+	local needed="hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
 
 	if is_bochs; then
 		echo bochs
@@ -39,10 +39,10 @@ accelerator() {
 		echo tcg
 	elif [[ ${LANE[cpu]} == host ]]; then
 		[[ $ACCEL != tcg ]] || die $E_USAGE "lane ${LANE[name]} is for hardware, not for --accel tcg"
-		hardware || die $E_ENV "lane ${LANE[name]} needs $missing"
+		hardware || die $E_ENV "lane ${LANE[name]} needs $needed"
 		echo kvm
 	elif [[ $ACCEL == kvm ]]; then
-		hardware || die $E_ENV "--accel kvm: lane ${LANE[name]} needs $missing; --accel tcg emulates it"
+		hardware || die $E_ENV "--accel kvm: lane ${LANE[name]} needs $needed; --accel tcg emulates it"
 		echo kvm
 	elif [[ $ACCEL != tcg ]] && hardware; then
 		echo kvm
