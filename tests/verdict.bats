@@ -207,7 +207,7 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 	}
 	stack
 	[[ $status == 0 ]] || { echo "$output"; false; }
-	grep -q ' ....-..-.., stack ' "$REPORT/summary.md"
+	grep -q '^....-..-.., stack ' "$REPORT/summary.md"
 	# At the base, with nothing on top, the series is applied.
 	git -C "$LINUX" reset -q --hard base
 	stack

@@ -252,7 +252,7 @@ results_json() {
 
 # caption: what it takes to know what a figure is about, but for its lane.
 caption() {
-	echo "${TESTED:-stack $STACK_COMMIT}, base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(emulators | paste -sd+ | sed 's/+/, /g')"
+	echo "${TESTED:-stack $STACK_COMMIT}, base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(emulators | awk '{ printf "%s%s", (NR > 1 ? ", " : ""), $0 }')"
 }
 
 # counts: of the kernels under test, "N passed, N failed, N skipped".
@@ -285,7 +285,9 @@ verdict() {
 	(($1 == 0)) || end+=" (exit code $1)"
 	echo "# Verdict: $end"
 	echo
-	echo "Kernel $(counted): $(counts). $(date -u +%F), $(caption)."
+	echo "Kernel $(counted): $(counts)"
+	echo
+	echo "$(date -u +%F), $(caption)"
 	if [[ -s $REPORT/regressions.tsv ]]; then
 		echo
 		awk -F'\t' '{ printf "- %s, stack, %s: %s: %s times slower: %s%s\n", $1, $2, $3, $4,
