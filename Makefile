@@ -1,6 +1,6 @@
 # The front door; all logic is behind it. "make help" tells what there is.
 
-run:	## the main job: base against stack in every default lane; report in build/report
+run:	## the main job: base against stack in every default lane; report in build/report. TREE=DIR: on your tree
 	@ci/run --series
 
 report:	## keeps the last run's table and plots, in results/

@@ -234,7 +234,7 @@ results_json() {
 	jq -Rn --rawfile vms "$REPORT/vms.tsv" --rawfile values "$REPORT/values.tsv" --rawfile ab "$REPORT/ab.tsv" \
 		--rawfile regressions "$REPORT/regressions.tsv" --arg exit "$1" \
 		--arg commit "$STACK_COMMIT" --arg tested "$TESTED" --arg tree "${TREE-}" --arg date "$(date -u +%FT%TZ)" \
-		--arg base "$(cat "$BUILD/base-version" 2>/dev/null || true)" '
+		--arg base "$(base_name)" '
 	def rows: split("\n") | map(select(length > 0) | split("\t"));
 	def number: tonumber? // null;
 	{ commit: $commit, tested: $tested, tree: $tree, date: $date, base: $base, exit: ($exit | tonumber),
@@ -250,9 +250,15 @@ results_json() {
 		<"$REPORT/results.tsv" >"$REPORT/results.json"
 }
 
+# base_name: what the base is: ci/run's words, or the version of build/linux.
+base_name() {
+	[[ ! ${BASE_NAME-} ]] || { printf '%s\n' "$BASE_NAME"; return; }
+	cat "$BUILD/base-version" 2>/dev/null || echo unknown
+}
+
 # caption: what it takes to know what a figure is about, but for its lane.
 caption() {
-	echo "${TESTED:-stack $STACK_COMMIT}, base $(cat "$BUILD/base-version" 2>/dev/null || echo unknown), $(emulators | awk '{ printf "%s%s", (NR > 1 ? ", " : ""), $0 }')"
+	echo "${TESTED:-stack $STACK_COMMIT}, base $(base_name), $(emulators | awk '{ printf "%s%s", (NR > 1 ? ", " : ""), $0 }')"
 }
 
 # counts: of the kernels under test, "N passed, N failed, N skipped".
