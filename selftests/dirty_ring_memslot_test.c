@@ -99,7 +99,7 @@ int main(void)
 	add_memslot(vm, NR_PAGES_THEN);
 	guest_write(vm, vcpu, PAGE_LEFT);
 
-	TEST_ASSERT(harvest(PAGE_GONE), "The write before the memslot was deleted is not in the ring");
+	TEST_ASSERT(harvest(PAGE_GONE), "The write to the deleted memslot is not in the ring");
 	TEST_ASSERT(harvest(PAGE_LEFT), "The first write is not in the ring");
 	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vm), 2);
 

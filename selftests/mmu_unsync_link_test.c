@@ -40,7 +40,7 @@
 
 /* Set by the host. */
 static u64 *guest_pte;
-static volatile u64 *guest_pde;
+static u64 *guest_pde;
 static u64 guest_ptes[2];
 static bool use_cr3;
 
@@ -59,7 +59,7 @@ static void linker_code(void)
 				GUEST_DONE();
 			cpu_relax();
 		}
-		*guest_pde ^= PDE_IGNORED;
+		WRITE_ONCE(*guest_pde, READ_ONCE(*guest_pde) ^ PDE_IGNORED);
 		set_cr3(get_cr3());
 
 		WRITE_ONCE(linking, nr);
@@ -96,7 +96,7 @@ static void invalidator_code(void)
 		while (READ_ONCE(linking) != nr)
 			cpu_relax();
 		seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-		until = rdtsc() + (READ_ONCE(link_ticks) ? (seed >> 33) % READ_ONCE(link_ticks) : 0);
+		until = rdtsc() + (seed >> 33) % (READ_ONCE(link_ticks) + 1);
 		while (rdtsc() < until)
 			;
 
