@@ -82,6 +82,14 @@ setup() {
 	[[ $status == 125 ]] || { echo "$output"; false; }
 	run "$RUN" "${ONE[@]}" --bisect --lane vax
 	[[ $status == 125 ]] || { echo "$output"; false; }
+	# A report of before doesn't make a kernel that doesn't build a bad one.
+	fake_trees
+	scene one 'not ok # exit=1'
+	run "$RUN" --bisect --kernel stack --lane svm-tdp --test one
+	[[ $status == 1 ]] || { echo "$output"; false; }
+	printf '#!/bin/sh\nexit 1\n' >"$PROJECT/ci/kernel"
+	run "$RUN" --bisect --kernel stack --lane svm-tdp --test one
+	[[ $status == 125 ]] || { echo "$output"; false; }
 }
 
 @test "progress says how much of it there is" {
