@@ -8,7 +8,7 @@ REAL_BUILD=${KVM_STACK_BUILD:-$REAL/build}
 copy_project() {
 	PROJECT=$BATS_TEST_TMPDIR/project
 	mkdir -p "$PROJECT"
-	cp -r "$REAL"/{BASE,series,patches,selftests,scripts,ci,Makefile,README.md} "$PROJECT/"
+	cp -r "$REAL"/{BASE,series,patches,selftests,scripts,ci,docs,Makefile,README.md} "$PROJECT/"
 }
 
 # mini_kernel DIR: just enough of a kernel tree for scripts/stack, not under git.
@@ -30,7 +30,7 @@ commit_all() {
 # walk NAME: runs, in the copy, what the README shows under "walk: NAME".
 walk() {
 	awk -v mark="<!-- walk: $1 -->" '$0 == mark { found = 1 } found && /^```$/ { exit } p { print }
-		found && /^```sh$/ { p = 1 }' "$PROJECT/README.md" >"$BATS_TEST_TMPDIR/walk"
+		found && /^```sh$/ { p = 1 }' "$PROJECT"/{README.md,docs/*.md} >"$BATS_TEST_TMPDIR/walk"
 	[[ -s $BATS_TEST_TMPDIR/walk ]] || { echo "the README shows no '$1'"; return 1; }
 	(cd "$PROJECT" && KVM_STACK_REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
 }
