@@ -117,7 +117,7 @@ set_of_tests() {
 	KVM_CI_SILENCE=15 run "$RUN" --kernel stack $LANE --program "$PROGRAM"
 	[[ $status == 4 && $(outcome program) == lost && $output == *"VM lost (silent)"* ]] || { echo "$output"; false; }
 	# QEMU's monitor says what the six CPUs were at.
-	[[ $(grep -c '^CPU#' "$REPORT"/vm/*/registers) == 6 && $(grep -c '^RIP=' "$REPORT"/vm/*/registers) == 6 ]]
+	[[ $(grep -c '^CPU#' "$REPORT"/vm/*/registers) == 6 && $(grep -cE '^[ER]IP=' "$REPORT"/vm/*/registers) == 6 ]]
 	run pgrep -f "$BATS_TEST_TMPDIR"
 	[[ -z $output ]]
 }
