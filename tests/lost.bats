@@ -70,8 +70,7 @@ gone() {
 		kill -$signal $run_pid
 		gone $run_pid
 		flock -n "$REPORT/.lock" true
-		[[ $signal == KILL ]] || gone "$(<"$FAKE/building")"
-		kill "$(<"$FAKE/building")" 2>/dev/null || true
+		gone "$(<"$FAKE/building")"
 	done
 }
 

@@ -86,12 +86,18 @@ part() {
 }
 
 @test "ci/check ends with what failed" {
-	copy_project
+	fake_bed
+	fake_trees
 	echo "cd \$1" >>"$PROJECT/ci/mutants"
-	KVM_STACK_BUILD=$REAL_BUILD run "$PROJECT/ci/check" shell
+	run "$PROJECT/ci/check" shell
 	fails_with 1 "1 failed, 0 skipped"
 	[[ ${lines[-2]} == "shell: not ok - shellcheck ci/mutants" ]]
 	[[ ${lines[-3]} == "What failed:" ]]
+	# What is tested is what the patches say.
+	echo more >>"$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: More"
+	run "$PROJECT/ci/check" shell
+	fails_with 3 "commits since its base that are not in series"
 }
 
 @test "ci/init is no program to run by hand" {

@@ -266,7 +266,7 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 	run "$RUN" --lane svm-tdp --kernel "$BATS_TEST_TMPDIR/my dir/bz image" --program "$BATS_TEST_TMPDIR/my dir/my program" \
 		--report "$REPORT/my, report" -- 'a  b' '' 'c\d' $'e\tf\ng'
 	[[ $status == 0 ]] || { echo "$output"; false; }
-	grep -qx 'test program 1800 /tests/my\\040program a\\040\\040b \\000 c\\134d e\\011f\\012g' "$FAKE/plan.1"
+	grep -qx 'test program 600 /tests/my\\040program a\\040\\040b \\000 c\\134d e\\011f\\012g' "$FAKE/plan.1"
 	[[ -s "$REPORT/my, report/summary.md" ]]
 	# init takes it apart again.
 	awk '/^static void unescape/,/^}/' "$PROJECT/ci/guest/init.c" >"$BATS_TEST_TMPDIR/unescape.c"

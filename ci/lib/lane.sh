@@ -70,7 +70,7 @@ lane_keys() {
 # image_arch FILE: the arch, in the lanes' words, that a kernel image is for; fails if it is none.
 # The magic numbers are those of Documentation/arch/{x86/boot,arm64/booting}.rst.
 image_arch() {
-	if [[ $(dd if="$1" bs=1 skip=514 count=4 status=none) == HdrS ]]; then
+	if [[ $(dd if="$1" bs=1 skip=514 count=4 status=none | tr -d '\0') == HdrS ]]; then
 		echo x86_64
 	elif [[ $(dd if="$1" bs=1 skip=56 count=4 status=none | tr -d '\0') == ARMd ]]; then
 		echo arm64

@@ -230,14 +230,25 @@ start_vm() {
 	VM_PID=$!
 }
 
-# show_registers DIR: asks QEMU's monitor, before the VM is killed, what all of its CPUs are at:
+# show_registers DIR: ends the VM, after having asked QEMU's monitor what all of its CPUs are at:
 # DIR/registers. A QEMU that hangs itself does not keep us.
 show_registers() {
+	local cat i
+
 	[[ -p $1/monitor.in ]] || return 0
-	timeout 10 cat "$1/monitor.out" >"$1/registers.raw" &
-	# shellcheck disable=SC2016 # for that bash to expand
-	timeout 5 bash -c 'printf "info registers -a\nquit\n" >"$1/monitor.in"' - "$1" || true
-	wait $! || true
+	# Open before QEMU is asked, so that nothing is lost if it has quit before cat begins.
+	# shellcheck disable=SC2094 # pipes
+	exec 4<>"$1/monitor.in" 5<>"$1/monitor.out" 6<"$1/monitor.out"
+	timeout 20 cat <&6 >"$1/registers.raw" 4>&- 5>&- 6<&- 8>&- &
+	cat=$!
+	printf 'info registers -a\nquit\n' >&4
+	for ((i = 0; i < 100; i++)); do
+		kill -0 "$VM_PID" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -KILL "$VM_PID" 2>/dev/null || true
+	exec 4>&- 5>&- 6<&-
+	wait $cat || true
 	# Without what the monitor's line editor echoes.
 	sed -e 's/\r$//' -e '/\x1b/d' "$1/registers.raw" >"$1/registers"
 	rm "$1/registers.raw"
