@@ -44,6 +44,10 @@ run_again() {
 	grep -qx '# Verdict: passed' "$REPORT/summary.md"
 	run_again --kernel stack --test quick
 	[[ $status == 0 && $(rounds) == "stack:perf1" && ! -e $REPORT/ab.txt ]] || { echo "$output"; false; }
+	run_again --boots 5 --test quick
+	[[ $status == 0 && $(rounds) == *"stack:perf8 stack:perf9 base:perf10" ]] || { echo "$output"; false; }
+	run $RUN --boots none
+	fails_with 2 "--boots takes a number"
 }
 
 @test "benchmarks: what is slower is measured again, told first, and exit 1" {
@@ -61,6 +65,13 @@ run_again() {
 	echo 'svm-* slow some_us 1.6 for a reason' >>"$PROJECT/ci/regressions"
 	run_again --test slow
 	[[ $status == 0 && $(rounds) == *"stack:perf8" && $output == *"times slower: recorded: for a reason"* ]] || { echo "$output"; false; }
+}
+
+@test "a record of a regression that cannot be read ends a run before it begins" {
+	echo 'svm-tdp slow some_us x1.2 a reason' >>"$PROJECT/ci/regressions"
+	run $RUN --test slow
+	fails_with 2 "ci/regressions: cannot read 'svm-tdp slow some_us x1.2 a reason'"
+	[[ ! -e $FAKE/boots ]]
 }
 
 @test "benchmarks: chance is no regression" {
