@@ -161,6 +161,24 @@ teardown() {
 	fails_with 3 "qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory"
 }
 
+@test "no room to build a kernel: exit 3, and not the patch's fault" {
+	cp "$REAL/ci/kernel" "$PROJECT/ci/"
+	mkdir -p "$LINUX"/arch/x86 "$BATS_TEST_TMPDIR/bin"
+	touch "$LINUX"/arch/x86/Kconfig "$LINUX"/tools/Makefile
+	commit_all "$LINUX" "KVM: More"
+	printf '#!/bin/sh\necho "$SAYS" >&2\nexit 2\n' >"$BATS_TEST_TMPDIR/bin/make"
+	chmod +x "$BATS_TEST_TMPDIR/bin/make"
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH
+	for says in "x.c:1:1: fatal error: error writing to /tmp/x.s: No space left on device" \
+		"cc1: out of memory allocating 65536 bytes: Cannot allocate memory" \
+		"gcc: fatal error: Killed signal terminated program cc1"; do
+		SAYS=$says run "$PROJECT/ci/kernel" --tree stack --config lane
+		fails_with 3 "this machine has no room to build it: $says"
+	done
+	SAYS="x.c:1:1: error: no" run "$PROJECT/ci/kernel" --tree stack --config lane
+	fails_with 1 "x.c:1:1: error: no"
+}
+
 @test "no network, no key: exit 3, and which" {
 	mkdir "$BATS_TEST_TMPDIR/bin"
 	cat >"$BATS_TEST_TMPDIR/bin/apt-get" <<-'EOT'
