@@ -43,6 +43,13 @@ full() {
 	((code))
 }
 
+# no_room LOG: the first line, if any, that says that this machine had no room, on its disk or in its
+# memory.
+no_room() {
+	grep -aim1 -E 'no space left on device|cannot allocate memory|virtual memory exhausted|Killed signal terminated program' "$1" ||
+		(($? == 1))
+}
+
 # say WORDS: progress, on stderr, with the seconds since the program began.
 say() {
 	printf '[%4ds] %s\n' "$SECONDS" "$*" >&2

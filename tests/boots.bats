@@ -44,6 +44,10 @@ run_again() {
 	grep -qx '# Verdict: passed' "$REPORT/summary.md"
 	run_again --kernel stack --test quick
 	[[ $status == 0 && $(rounds) == "stack:perf1" && ! -e $REPORT/ab.txt ]] || { echo "$output"; false; }
+	run_again --boots 5 --test quick
+	[[ $status == 0 && $(rounds) == *"stack:perf8 stack:perf9 base:perf10" ]] || { echo "$output"; false; }
+	run $RUN --boots none
+	fails_with 2 "--boots takes a number"
 }
 
 @test "benchmarks: what is slower is measured again, told first, and exit 1" {
@@ -61,6 +65,13 @@ run_again() {
 	echo 'svm-* slow some_us 1.6 for a reason' >>"$PROJECT/ci/regressions"
 	run_again --test slow
 	[[ $status == 0 && $(rounds) == *"stack:perf8" && $output == *"times slower: recorded: for a reason"* ]] || { echo "$output"; false; }
+}
+
+@test "a record of a regression that cannot be read ends a run before it begins" {
+	echo 'svm-tdp slow some_us x1.2 a reason' >>"$PROJECT/ci/regressions"
+	run $RUN --test slow
+	fails_with 2 "ci/regressions: cannot read 'svm-tdp slow some_us x1.2 a reason'"
+	[[ ! -e $FAKE/boots ]]
 }
 
 @test "benchmarks: chance is no regression" {
@@ -148,6 +159,24 @@ teardown() {
 	PATH=$BATS_TEST_TMPDIR/bin:$PATH run $RUN --kernel stack --test one
 	fails_with 3 "this machine has no room for a VM of "
 	fails_with 3 "qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory"
+}
+
+@test "no room to build a kernel: exit 3, and not the patch's fault" {
+	cp "$REAL/ci/kernel" "$PROJECT/ci/"
+	mkdir -p "$LINUX"/arch/x86 "$BATS_TEST_TMPDIR/bin"
+	touch "$LINUX"/arch/x86/Kconfig "$LINUX"/tools/Makefile
+	commit_all "$LINUX" "KVM: More"
+	printf '#!/bin/sh\necho "$SAYS" >&2\nexit 2\n' >"$BATS_TEST_TMPDIR/bin/make"
+	chmod +x "$BATS_TEST_TMPDIR/bin/make"
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH
+	for says in "x.c:1:1: fatal error: error writing to /tmp/x.s: No space left on device" \
+		"cc1: out of memory allocating 65536 bytes: Cannot allocate memory" \
+		"gcc: fatal error: Killed signal terminated program cc1"; do
+		SAYS=$says run "$PROJECT/ci/kernel" --tree stack --config lane
+		fails_with 3 "this machine has no room to build it: $says"
+	done
+	SAYS="x.c:1:1: error: no" run "$PROJECT/ci/kernel" --tree stack --config lane
+	fails_with 1 "x.c:1:1: error: no"
 }
 
 @test "no network, no key: exit 3, and which" {

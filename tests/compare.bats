@@ -43,20 +43,22 @@ row() {
 	done
 }
 
-# simulate BOOTS EFFECT: 200 lanes with 3 rows of 3 samples a boot. Boots differ by a factor of up to
-# two, samples of one boot by some percent. The generator is ours: the same numbers everywhere.
+# simulate BOOTS EFFECT: 200 lanes with 3 rows of 3 samples a boot, and as many boots to confirm. Boots
+# differ by a factor of up to two, samples of one boot by some percent. The generator is ours: the same
+# numbers everywhere.
 simulate() {
 	awk -v OFS='\t' -v boots="$1" -v effect="$2" '
 		function random() { seed = (seed * 16807) % 2147483647; return seed / 2147483647 }
 		BEGIN {
 			seed = 20261126
 			for (lane = 1; lane <= 200; lane++)
-				for (boot = 1; boot <= 2 * boots; boot++) {
+				for (boot = 1; boot <= 4 * boots; boot++) {
+					round = boot <= 2 * boots ? "perf" : "confirm"
 					stack = substr("01101001", (boot - 1) % 8 + 1, 1) == "1"
 					for (row = 1; row <= 3; row++) {
 						speed = 1 + random()
 						for (sample = 1; sample <= 3; sample++)
-							print "l" lane, stack ? "stack" : "base", "perf" boot, "t", "k" row "_us",
+							print "l" lane, stack ? "stack" : "base", round boot, "t", "k" row "_us",
 								100 * speed * (1 + random() / 20) * (stack ? effect : 1), "less"
 					}
 				}
@@ -68,11 +70,14 @@ simulate() {
 	gcc -O2 -o "$BATS_TEST_TMPDIR/compare" "$PROJECT/ci/lib/compare.c" -lm
 	simulate 4 1
 	# One in twenty by p, which has to be confirmed, and next to none by q.
-	awk -F'\t' '$12 <= 0.05 { p++ } $14 == "better" { q++ } END { print NR, p, q + 0; exit !(NR == 600 && p <= 30 && q <= 3) }' \
+	awk -F'\t' '$12 <= 0.05 { p++ } $14 == "better" { q++ } $14 == "not again" { again++ } $14 == "worse" { worse++ }
+		END { print NR, p, q + 0, again, worse + 0; exit !(NR == 600 && p <= 30 && q <= 3 && again > 0 && worse <= 1) }' \
 		"$BATS_TEST_TMPDIR/rows.tsv"
 	# It is no wonder if it never flags anything.
 	simulate 4 0.3
 	awk -F'\t' '$14 == "better" { n++ } END { print NR, n; exit n != NR }' "$BATS_TEST_TMPDIR/rows.tsv"
+	simulate 4 3
+	awk -F'\t' '$14 == "worse" { n++ } END { print NR, n; exit n != NR }' "$BATS_TEST_TMPDIR/rows.tsv"
 	# Two boots can't tell.
 	simulate 2 0.3
 	awk -F'\t' '$14 == "too few boots" { n++ } END { print NR, n; exit n != NR }' "$BATS_TEST_TMPDIR/rows.tsv"

@@ -102,6 +102,17 @@ regressions() {
 		done
 }
 
+# check_regressions: that every line of ci/regressions can be read.
+check_regressions() {
+	local lanes tests keys worst reason
+
+	while read -r lanes tests keys worst reason; do
+		[[ $lanes == "#"* || -z $lanes ]] && continue
+		[[ $worst =~ ^[1-9][0-9]*(\.[0-9]+)?$ && $reason ]] ||
+			die $E_USAGE "ci/regressions: cannot read '$lanes $tests $keys $worst $reason': wants LANES TEST KEY WORST REASON"
+	done <"$ROOT/ci/regressions"
+}
+
 # suspects LANE: its tests that seem to be slower, and have not been measured again.
 suspects() {
 	awk -F'\t' -v lane="$1" '$1 == lane && $5 == "unconfirmed" && !seen[$2]++ { print $2 }' "$REPORT/regressions.tsv"

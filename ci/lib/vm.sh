@@ -360,7 +360,7 @@ blame_host() {
 	local words
 
 	! full "$1" || die $E_ENV "disk full: nothing can be written to $BUILD; make room, then again"
-	words=$(grep -aim1 -E 'cannot allocate memory|no space left on device' "$1/emulator.log" || true)
+	words=$(no_room "$1/emulator.log")
 	[[ -z $words ]] || die $E_ENV "this machine has no room for a VM of ${LANE[memory]}: $words"
 }
 
