@@ -1,7 +1,7 @@
 # The front door; all logic is behind it. "make help" tells what there is.
 
-run:	## the main job: base against stack in every default lane; report in build/report
-	@ci/run
+run:	## the main job: base against stack in every default lane; report in build/report. TREE=DIR: on your tree
+	@ci/run $(if $(TREE),--onto "$(TREE)",--series)
 
 report:	## keeps the last run's table and plots, in results/
 	@ci/report

@@ -56,8 +56,8 @@ outcome() {
 	[[ $(outcome program) == passed ]]
 	grep -q "second is two" "$REPORT"/vm/*/tests/program.log
 	grep -qP '\tprogram\targs\t2$' "$REPORT/values.tsv"
-	jq -e '.results[0].outcome == "passed" and .vms[0].accelerator == "tcg" and (.emulator | test("QEMU"))' "$REPORT/results.json"
-	grep -q '<testcase name="program"' "$REPORT/junit.xml"
+	jq -e '.results[0].outcome == "passed" and .vms[0].accelerator == "tcg" and (.vms[0].emulator | test("QEMU"))' "$REPORT/results.json"
+	grep -q '<testcase classname="svm-tdp.stack" name="program"' "$REPORT/junit.xml"
 	grep -q '^# Verdict: passed' "$REPORT/summary.md"
 }
 
