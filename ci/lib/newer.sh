@@ -61,12 +61,19 @@ newer_gcc() {
 	printf '%s\n' "$bin/gcc"
 }
 
-# newer_clang: prints the path of a clang of $NEWER_SUITE, for all architectures.
+# newer_clang: prints the path of a clang of $NEWER_SUITE, for all architectures. For some sources it
+# starts itself again, by the name it was started with: that must be the starter's.
 newer_clang() {
-	local root version=${NEWER_CLANG#clang-}
+	local root version=${NEWER_CLANG#clang-} lib start llvm
 
 	root=$(unpack_package $NEWER_SUITE $NEWER_CLANG)
-	write_starter "$root/starters/clang" "$root" "usr/lib/llvm-$version/bin/clang" \
-		-resource-dir "$root/usr/lib/llvm-$version/lib/clang/$version"
-	printf '%s\n' "$root/starters/clang"
+	lib=$root/usr/lib/$(gcc -print-multiarch) llvm=$root/usr/lib/llvm-$version start=$root/starters/clang
+	mkdir -p "$root/starters"
+	# shellcheck disable=SC2016 # the script's own
+	printf '#!/bin/sh\ncase $1 in -cc1*) exec %q --library-path %q %q "$@" ;; esac\nexec %q --argv0 "$0" --library-path %q %q -no-canonical-prefixes -resource-dir %q "$@"\n' \
+		"$lib"/ld-linux*.so.* "$lib" "$llvm/bin/clang" \
+		"$lib"/ld-linux*.so.* "$lib" "$llvm/bin/clang" "$llvm/lib/clang/$version" >"$start.new"
+	chmod +x "$start.new"
+	mv "$start.new" "$start"
+	printf '%s\n' "$start"
 }
