@@ -152,7 +152,7 @@ static u64 *map_memory(int fd)
 static u64 read_number(const char *path)
 {
 	FILE *f = fopen(path, "r");
-	u64 number;
+	u64 number = 0;
 
 	TEST_ASSERT(f && fscanf(f, "%lu", &number) == 1, "Can't read %s", path);
 	fclose(f);

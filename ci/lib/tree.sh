@@ -10,7 +10,10 @@ snapshot() {
 
 	index=$(mktemp "$BUILD/snapshot.XXXXXX")
 	cp "$LINUX/.git/index" "$index"
-	GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A .
+	# Debian's .gitignore ignores every new file, hence -f. Builds leave nothing there, editors and
+	# patch do.
+	GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A -f . \
+		':!*.o' ':!*.rej' ':!*.orig' ':!*~' ':!*.sw[op]' ':!tags' ':!cscope.*'
 	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
 	rm -f "$index"
 }
@@ -152,13 +155,28 @@ kernel_sources() {
 	git -C "$LINUX" ls-tree "$1:arch" | grep -vE $'\t('"$others"')$'
 }
 
+# toolchain_id COMPILER [BINUTILS-PREFIX]: all versions that what it builds may depend on.
+toolchain_id() {
+	"$1" --version | head -n 1
+	"${2-${1%gcc}}ld" --version | head -n 1
+	"${2-${1%gcc}}as" --version | head -n 1
+}
+
+# cpu_seconds: what this program and all it has waited for have used, user and system.
+cpu_seconds() {
+	awk '{ printf "%d\n", ($14 + $15 + $16 + $17) / 100 }' "/proc/$$/stat"
+}
+
 # checkout_tree TREE NAME: waits for build/NAME, keeps it until the program ends, and makes it hold
 # TREE; only files that differ are written.
 checkout_tree() {
 	local src=$BUILD/$2
 
 	exec 9>"$src.lock"
-	flock 9
+	if ! flock -n 9; then
+		say "waiting for build/$2, which another build uses"
+		flock 9
+	fi
 	if [[ ! -e $src/.git ]]; then
 		say "checking out build/$2"
 		rm -rf "$src"

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "kvm_util.h"
 #include "test_util.h"
 
 #define DEFER_TLB_FLUSH	"/sys/module/kvm/parameters/defer_tlb_flush"

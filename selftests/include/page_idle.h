@@ -15,6 +15,7 @@
 #include <linux/bitops.h>
 
 #include "kvm_syscalls.h"
+#include "kvm_util.h"
 #include "test_util.h"
 
 #define PAGE_IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
