@@ -124,6 +124,9 @@ part() {
 	read_lane small
 	[[ ${LANE[smp]} == 5 && ${LANE[cpu]} == max,+svm,+npt && ${LANE[tests]} == "new upstream perf" ]]
 	[[ ${LANE[about]} == Small. && ${LANE[name]} == small && ${LANE[default]} == no ]]
+	printf '%s\n' 'set /sys/kernel/mm/ksm/run a=b' user >>"$PROJECT/ci/lanes/small"
+	read_lane small
+	[[ $(lane_plan | tail -n 2) == $'set /sys/kernel/mm/ksm/run a=b\nuser' ]]
 	echo icuont=1 >>"$PROJECT/ci/lanes/small"
 	run "$RUN" --lane small
 	fails_with 2 "ci/lanes/small: no key 'icuont'; there are: like arch"
