@@ -172,6 +172,13 @@ part() {
 	done
 }
 
+@test "new-defaults has every new selftest of x86 that is no benchmark" {
+	part lane
+	diff <(tests_of new-defaults | cut -d' ' -f3- | sort) \
+		<(cd "$ROOT/selftests" && printf '%s\n' *_test.c | sed 's/\.c$//' | grep -v _perf_test |
+			grep -vxFf <(sed -n 's/ arm64$//p' archs) | sort)
+}
+
 @test "verdict.awk: golden cases" {
 	for plan in "$BATS_TEST_DIRNAME"/verdict/*.plan; do
 		out=$BATS_TEST_TMPDIR/$(basename "$plan" .plan)
