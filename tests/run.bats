@@ -130,6 +130,9 @@ part() {
 	read_lane small
 	[[ ${LANE[smp]} == 5 && ${LANE[cpu]} == max,+svm,+npt && ${LANE[tests]} == "new upstream perf" ]]
 	[[ ${LANE[about]} == Small. && ${LANE[name]} == small && ${LANE[default]} == no ]]
+	printf '%s\n' 'set /sys/kernel/mm/ksm/run a=b' user >>"$PROJECT/ci/lanes/small"
+	read_lane small
+	[[ $(lane_plan | tail -n 2) == $'set /sys/kernel/mm/ksm/run a=b\nuser' ]]
 	echo icuont=1 >>"$PROJECT/ci/lanes/small"
 	run "$RUN" --lane small
 	fails_with 2 "ci/lanes/small: no key 'icuont'; there are: like arch"
@@ -173,6 +176,13 @@ part() {
 		names=$(for s in $(set_names); do ! fits "$s" || tests_of "$s" | cut -d' ' -f1; done)
 		[[ -z $(sort <<<"$names" | uniq -d | grep -vFx -f <(tests_of upstream | cut -d' ' -f1)) ]]
 	done
+}
+
+@test "new-defaults has every new selftest of x86 that is no benchmark" {
+	part lane
+	diff <(tests_of new-defaults | cut -d' ' -f3- | sort) \
+		<(cd "$ROOT/selftests" && printf '%s\n' *_test.c | sed 's/\.c$//' | grep -v _perf_test |
+			grep -vxFf <(sed -n 's/ arm64$//p' archs) | sort)
 }
 
 @test "verdict.awk: golden cases" {

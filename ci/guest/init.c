@@ -11,6 +11,7 @@
  *                                   there is no PATH, which is noted
  *   cpus FIRST                      tests run on the CPUs from number FIRST on, if there are
  *                                   any, unless they choose others themselves
+ *   user                            tests run as nobody, who has /dev/kvm
  *   vm                              create a VM, and keep it: tests' VMs are never the only one
  *   test NAME SECONDS PROGRAM ARG.. run PROGRAM, at most SECONDS
  *   shell                           a shell on the console, no tests
@@ -60,6 +61,7 @@
 
 #define PORT_NAME	"kvm-ci.verdict"
 #define MAX_WORDS	1024
+#define NOBODY		65534
 #define MAX_LINE	1024
 #define KSFT_SKIP	4
 /* Enough for any test's own words, too little for a runaway test to drown the report. */
@@ -273,6 +275,8 @@ static void take_output(struct output *out, const char *buf, ssize_t n)
 	}
 }
 
+static bool tests_are_nobodys;
+
 static pid_t start(char **argv, int fd)
 {
 	pid_t pid = fork();
@@ -281,6 +285,8 @@ static pid_t start(char **argv, int fd)
 		return pid;
 
 	setsid();
+	if (tests_are_nobodys && (setgid(NOBODY) || setuid(NOBODY)))
+		_exit(126);
 	dup2(fd, STDOUT_FILENO);
 	dup2(fd, STDERR_FILENO);
 	execv(argv[0], argv);
@@ -415,6 +421,13 @@ static void use_cpus(int first)
 		bail_out("cannot leave CPUs below %d, of %d, to others: %s", first, nr, strerror(errno));
 }
 
+static void be_nobody(void)
+{
+	if (chmod("/dev/kvm", 0666))
+		bail_out("cannot give away /dev/kvm: %s", strerror(errno));
+	tests_are_nobodys = true;
+}
+
 static void keep_vm(void)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -528,6 +541,8 @@ int main(void)
 			run_test(++nr, words[1], atoi(words[2]), words + 3);
 		else if (!strcmp(words[0], "vm"))
 			keep_vm();
+		else if (!strcmp(words[0], "user"))
+			be_nobody();
 		else if (!strcmp(words[0], "cpus") && nr_words == 2)
 			use_cpus(atoi(words[1]));
 		else if (!strcmp(words[0], "set") && nr_words >= 3)

@@ -50,7 +50,7 @@ read_lane() {
 	esac
 }
 
-# lane_keys NAME: what the file says.
+# lane_keys NAME: what the file says. Its lines for the lane's plan are LANE[plan].
 lane_keys() {
 	local line known=' like arch emulator suite package machine cpu smp memory icount config append vmm tests default '
 
@@ -58,6 +58,7 @@ lane_keys() {
 		case $line in
 		'# '*) LANE[about]=${LANE[about]:-${line#\# }} ;;
 		'') ;;
+		'set '* | user) LANE[plan]+=$line$'\n' ;;
 		*=*)
 			[[ $known == *" ${line%%=*} "* ]] || die $E_USAGE "ci/lanes/$1: no key '${line%%=*}'; there are:$known"
 			LANE[${line%%=*}]=${line#*=}
@@ -141,6 +142,7 @@ lane_plan() {
 	if [[ -f $ROOT/ci/guest/plan.${LANE[arch]} ]]; then
 		cat "$ROOT/ci/guest/plan.${LANE[arch]}"
 	fi
+	printf '%s' "${LANE[plan]-}"
 }
 
 # fits SET: whether the set is for the architecture of the lane ("# arch:"; without, for all).
