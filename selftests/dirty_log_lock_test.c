@@ -22,6 +22,7 @@
 #include <linux/bitmap.h>
 #include <linux/sizes.h>
 
+#include "eager_split.h"
 #include "kvm_util.h"
 #include "lock_stat.h"
 #include "processor.h"
@@ -226,6 +227,44 @@ static void test_clear(enum vm_mem_backing_src_type src, const char *mode, u64 f
 	kvm_vm_free(vm);
 }
 
+/*
+ * Splitting huge pages on arm64, which CLEAR does if the log is initially set, takes
+ * mmu_lock for write, but not once there is nothing left to split.
+ */
+static void test_eager_split(const char *mode)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS_THP,
+				      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+				      KVM_DIRTY_LOG_INITIALLY_SET, false);
+	unsigned long *bitmap = bitmap_zalloc(nr_pages);
+	struct counts before, did;
+	int pass;
+
+	vm_mem_region_delete(vm, TEST_SLOT);
+	vm_enable_eager_split(vm);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_THP, TEST_GPA, TEST_SLOT, nr_pages, 0);
+	enable_logging(vm, vcpu, mode, 0);
+
+	for (pass = 0; pass < 2; pass++) {
+		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+		TEST_ASSERT(nr_dirty(bitmap) == nr_pages, "The guest wrote all pages");
+
+		before = get_counts(vm);
+		kvm_vm_clear_dirty_log(vm, TEST_SLOT, bitmap, 0, nr_pages);
+		if (pass) {
+			verify(vm, mode, "clear_small", before, 1);
+		} else {
+			did = report(vm, mode, "clear_huge", before);
+			TEST_ASSERT(did.locks.writes, "%s: nothing was split", mode);
+		}
+		guest_write_all(vcpu);
+	}
+
+	free(bitmap);
+	kvm_vm_free(vm);
+}
+
 static void test_ring(const char *mode)
 {
 	struct kvm_vcpu *vcpu;
@@ -266,6 +305,8 @@ int main(void)
 	if (thp_configured()) {
 		test_get(VM_MEM_SRC_ANONYMOUS_THP, "get-thp");
 		test_clear(VM_MEM_SRC_ANONYMOUS_THP, "init-set-thp", init_set);
+		if (eager_split_supported())
+			test_eager_split("eager-split");
 	}
 	if (kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) || kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
 		test_ring("ring");

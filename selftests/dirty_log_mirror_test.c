@@ -30,6 +30,7 @@
 #include <linux/bitops.h>
 #include <linux/sizes.h>
 
+#include "eager_split.h"
 #include "guest_modes.h"
 #include "kvm_util.h"
 #include "pin_util.h"
@@ -70,14 +71,17 @@ enum log_mode {
 	LOG_MODE_INIT_SET,
 	/* The dirty ring of each vCPU, and KVM_RESET_DIRTY_RINGS */
 	LOG_MODE_RING,
+	/* The same, and all pages would be initially dirty if there were a bitmap */
+	LOG_MODE_RING_INIT_SET,
 	NR_LOG_MODES,
 };
 
 static const char * const log_mode_names[NR_LOG_MODES] = {
-	[LOG_MODE_GET]		= "get",
-	[LOG_MODE_CLEAR]	= "clear",
-	[LOG_MODE_INIT_SET]	= "init-set",
-	[LOG_MODE_RING]		= "ring",
+	[LOG_MODE_GET]			= "get",
+	[LOG_MODE_CLEAR]		= "clear",
+	[LOG_MODE_INIT_SET]		= "init-set",
+	[LOG_MODE_RING]			= "ring",
+	[LOG_MODE_RING_INIT_SET]	= "ring-init-set",
 };
 
 enum noise {
@@ -117,6 +121,7 @@ struct test_params {
 	int seconds;
 	u32 seed;
 	bool nested;
+	bool eager_split;
 };
 
 /* Shared with the guest, by sync_global_to_guest(). */
@@ -420,6 +425,11 @@ static u64 harvest_ring(struct mirror *m)
 	return m->nr_reported - before;
 }
 
+static bool uses_ring(enum log_mode log_mode)
+{
+	return log_mode == LOG_MODE_RING || log_mode == LOG_MODE_RING_INIT_SET;
+}
+
 static u64 harvest(struct mirror *m)
 {
 	u64 reported;
@@ -429,6 +439,7 @@ static u64 harvest(struct mirror *m)
 		reported = harvest_get(m);
 		break;
 	case LOG_MODE_RING:
+	case LOG_MODE_RING_INIT_SET:
 		reported = harvest_ring(m);
 		break;
 	default:
@@ -569,30 +580,32 @@ static void enable_log_mode(struct kvm_vm *vm, enum log_mode log_mode)
 			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
 		break;
 	case LOG_MODE_INIT_SET:
+	case LOG_MODE_RING_INIT_SET:
 		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
 			      KVM_DIRTY_LOG_INITIALLY_SET);
 		break;
-	case LOG_MODE_RING:
-		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
-		break;
 	default:
 		break;
 	}
+	if (uses_ring(log_mode))
+		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 }
 
 static bool log_mode_supported(enum log_mode log_mode)
 {
+	if (uses_ring(log_mode) && !kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) &&
+	    !kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		return false;
+
 	switch (log_mode) {
 	case LOG_MODE_CLEAR:
 		return kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
 		       KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
 	case LOG_MODE_INIT_SET:
+	case LOG_MODE_RING_INIT_SET:
 		return kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
 		       KVM_DIRTY_LOG_INITIALLY_SET;
-	case LOG_MODE_RING:
-		return kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
-		       kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
 	default:
 		return true;
 	}
@@ -614,6 +627,8 @@ static void create_vm(enum vm_guest_mode mode, struct mirror *m)
 			 (p->nested ? NESTED_PAGES(p->nr_vcpus) : 0));
 	m->vm = vm;
 	enable_log_mode(vm, p->log_mode);
+	if (p->eager_split)
+		vm_enable_eager_split(vm);
 
 	for (i = 0; i < p->nr_vcpus; i++) {
 		m->vcpus[i] = vm_vcpu_add(vm, i, guest_code);
@@ -667,7 +682,7 @@ static void join_vcpu(struct mirror *m, pthread_t thread)
 			pthread_kill(thread, SIGUSR1);
 
 		/* A vCPU whose ring is full stops only once there is room again. */
-		if (m->p->log_mode == LOG_MODE_RING)
+		if (uses_ring(m->p->log_mode))
 			harvest(m);
 		usleep(1000);
 	}
@@ -829,7 +844,7 @@ static void print_names(const char * const *names, int nr)
 static void help(char *name)
 {
 	puts("");
-	printf("usage: %s [-h] [-M log modes] [-N noises] [-b bytes] [-m mode] [-n]\n"
+	printf("usage: %s [-h] [-M log modes] [-N noises] [-b bytes] [-e] [-m mode] [-n]\n"
 	       "       [-r seed] [-s mem type] [-t seconds] [-v vcpus]\n", name);
 	puts("");
 	printf(" -M: comma separated list of log modes (default: all):\n     ");
@@ -838,6 +853,7 @@ static void help(char *name)
 	print_names(noise_names, NR_NOISES);
 	printf(" -b: size of the dirty logged memory, e.g. 32M (default: %uM)\n",
 	       DEFAULT_MEM_SIZE / SZ_1M);
+	printf(" -e: have KVM split huge pages when they are logged, arm64 only\n");
 	guest_modes_help();
 	printf(" -n: write from nested guests, with nested paging\n");
 	printf(" -r: seed of all random choices (default: time)\n");
@@ -863,10 +879,13 @@ int main(int argc, char *argv[])
 
 	guest_modes_append_default();
 
-	while ((opt = getopt(argc, argv, "b:hm:M:nN:r:s:t:v:")) != -1) {
+	while ((opt = getopt(argc, argv, "b:ehm:M:nN:r:s:t:v:")) != -1) {
 		switch (opt) {
 		case 'b':
 			p.mem_size = parse_size(optarg);
+			break;
+		case 'e':
+			p.eager_split = true;
 			break;
 		case 'm':
 			guest_modes_cmdline(optarg);
@@ -908,6 +927,8 @@ int main(int argc, char *argv[])
 
 	__TEST_REQUIRE(!p.nested || nested_supported(),
 		       "Nested guests with nested paging not supported");
+	__TEST_REQUIRE(!p.eager_split || eager_split_supported(),
+		       "KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE not supported");
 
 	sigaction(SIGUSR1, &sa, NULL);
 	for (i = 0; i < NR_LOG_MODES; i++) {
