@@ -169,7 +169,7 @@ teardown() {
 	printf '#!/bin/sh\necho "$SAYS" >&2\nexit 2\n' >"$BATS_TEST_TMPDIR/bin/make"
 	chmod +x "$BATS_TEST_TMPDIR/bin/make"
 	PATH=$BATS_TEST_TMPDIR/bin:$PATH
-	for says in "x.c:1:1: fatal error: error writing to /tmp/x.s: No space left on device" \
+	for says in "x.c:1:1: fatal error: error writing to x.s: No space left on device" \
 		"cc1: out of memory allocating 65536 bytes: Cannot allocate memory" \
 		"gcc: fatal error: Killed signal terminated program cc1"; do
 		SAYS=$says run "$PROJECT/ci/kernel" --tree stack --config lane
