@@ -4,9 +4,9 @@
  *
  * Mark all pages of a memslot idle via the idle page bitmap, i.e. have KVM clear
  * their Accessed bits, let the guest access some of them, and verify that these
- * are accessed according to the bitmap, and that most of the others are not.  Do so before and after some
- * seconds during which pages are aged while vCPUs access and fault on them.  Given
- * CONFIG_LOCK_STAT, verify that mmu_lock isn't taken for write to age pages.
+ * are accessed according to the bitmap, and that most of the others are not.  Do so
+ * before and after some seconds during which pages are aged while vCPUs access and
+ * fault on them.  Given CONFIG_LOCK_STAT, verify that mmu_lock isn't taken for write to age pages.
  *
  * KVM doesn't flush TLBs when it clears Accessed bits, i.e. an access that hits in
  * a TLB may go unnoticed.  KVM does flush the TLBs of a memslot when a bit of its
@@ -175,7 +175,8 @@ static void verify_round(struct aging *a, const char *when, int round)
 
 	TEST_ASSERT(nr >= nr_pages / 2, "Only %lu of %lu pages can be aged", nr, nr_pages);
 	TEST_ASSERT(!missed, "%lu of %lu accessed pages are reported as idle", missed, nr_accessed);
-	TEST_ASSERT(wrong <= (nr - nr_accessed) / 2, "%lu of %lu idle pages are reported as accessed",
+	TEST_ASSERT(wrong <= (nr - nr_accessed) / 2,
+		    "%lu of %lu idle pages are reported as accessed",
 		    wrong, nr - nr_accessed);
 	free(idle);
 }

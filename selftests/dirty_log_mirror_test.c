@@ -695,7 +695,8 @@ static bool make_noise(struct mirror *m, enum noise kind,
 		return !mprotect(m->mem + start, n, prot | PROT_EXEC) &&
 		       !mprotect(m->mem + start, n, prot);
 	case NOISE_DONTNEED:
-		return !madvise(m->noise_mem + start % NOISE_MEM_SIZE, getpagesize(), MADV_DONTNEED);
+		return !madvise(m->noise_mem + start % NOISE_MEM_SIZE, getpagesize(),
+				MADV_DONTNEED);
 	case NOISE_COLLAPSE:
 		start = align_up((unsigned long)m->mem + start, huge);
 		if (start + huge > (unsigned long)m->mem + len)
@@ -1080,7 +1081,8 @@ static void help(char *name)
 {
 	puts("");
 	printf("usage: %s [-h] [-H harvesters] [-M log modes] [-N noises] [-b bytes] [-d ns]\n"
-	       "       [-e] [-m mode] [-n] [-r seed] [-s mem type] [-t seconds] [-v vcpus]\n", name);
+	       "       [-e] [-m mode] [-n] [-r seed] [-s mem type] [-t seconds] [-v vcpus]\n",
+	       name);
 	puts("");
 	printf(" -H: number of threads that clear the log, 1 or 2 (default: 1)\n");
 	printf(" -M: comma separated list of log modes (default: all):\n     ");

@@ -77,7 +77,8 @@ static inline void shadow_vm_create(struct shadow_vm *s, u64 nr_tables, void *gu
 	gva_t nested_gva;
 
 	s->nested = kvm_is_tdp_enabled();
-	s->vm = vm_create_with_one_vcpu(&s->vcpu, s->nested ? (void *)shadow_vm_l1_code : guest_code);
+	s->vm = vm_create_with_one_vcpu(&s->vcpu,
+					s->nested ? (void *)shadow_vm_l1_code : guest_code);
 
 	s->gpa = align_down((s->vm->max_gfn + 1) * PAGE_SIZE / 2, SZ_1G);
 	/* More memory than there is, nearly all of which stays unused. */
