@@ -6,7 +6,8 @@
  * A guest writes pages, the host reads the dirty log, the guest writes the pages again:
  * those faults are fixed fast, according to the vCPU's pf_fast, except for a few pages that
  * the host may have unmapped, and each of the pages is logged.  So it is for a guest,
- * and for a nested guest whose pages L1 maps as huge pages or 4K pages, and for a guest that writes to read-only pages, CR0.WP being 0;
+ * and for a nested guest whose pages L1 maps as huge pages or 4K pages, and for a guest
+ * that writes to read-only pages, CR0.WP being 0;
  * with CR0.WP=1, it must fault there.  So it is for a guest in 32-bit mode with PAE paging,
  * also in SMM, where the log is that of SMM's address space.
  *

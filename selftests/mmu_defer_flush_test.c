@@ -17,7 +17,8 @@
  * What can't be tested: zapping a range of gfns for other reasons (APICv, memory types).
  * How often the writer really did write the page in between, i.e. was still going to be
  * stopped, is reported: without that, there was nothing to be late with.  On an
- * emulated machine, it's stopped by any exit: the host's own flush of its TLBs when it unmaps the page, and its waiting for
+ * emulated machine, it's stopped by any exit: the host's own flush of its TLBs when it
+ * unmaps the page, and its waiting for
  * readers when it deletes the memslot.  Only KVM's requests tell in these cases.
  */
 #include <pthread.h>

@@ -171,12 +171,12 @@ set_of_tests() {
 
 @test "README: a lane" {
 	run walk lane
-	[[ $status == 0 && $output == *"svm-small stack: ok 1 smoke-mirror"* ]] || { echo "$output"; false; }
+	[[ $status == 0 && $output == *"svm-small stack: ok 1/2 smoke-mirror"* ]] || { echo "$output"; false; }
 }
 
 @test "README: a test" {
 	run walk test
-	[[ $status == 0 && $output == *"svm-shadow stack: ok 1 my-test"* ]] || { echo "$output"; false; }
+	[[ $status == 0 && $output == *"svm-shadow stack: ok 1/1 my-test"* ]] || { echo "$output"; false; }
 }
 
 @test "README: a mutation" {
