@@ -46,7 +46,8 @@ gone() {
 		kill -$signal $run_pid
 		gone $run_pid
 		gone $VM_PID
-		flock -n "$REPORT/.lock" true || { echo "$signal: the report is locked"; false; }
+		# What it was waiting for, e.g. a sleep, has a moment to end.
+		flock -w 10 "$REPORT/.lock" true || { echo "$signal: the report is locked"; false; }
 		[[ $signal == KILL || -z $(ls "$KVM_STACK_BUILD/run") ]] || { echo "$signal: $(ls "$KVM_STACK_BUILD/run")"; false; }
 	done
 	# What was killed can't clean up; the next run does.
