@@ -14,7 +14,7 @@ load common
 	sed -n '/```sh/,/```/p' README.md | grep -oE '^ci/run .*' | sed 's/ -- .*//' | grep -oE -- '--[a-z]+' | sort -u | while read -r option; do
 		ci/run --help | grep -q -- "$option" || { echo "ci/run $option"; exit 1; }
 	done
-	for path in $(grep -oE '`(ci|scripts|patches|selftests|models|build)(/[a-zA-Z0-9/._-]*)?`' README.md | tr -d '`' | sort -u); do
+	for path in $(grep -oE '`(ci|scripts|patches|selftests|models|native|build)(/[a-zA-Z0-9/._-]*)?`' README.md | tr -d '`' | sort -u); do
 		[[ -e $path || $path == build* ]] || { echo "$path"; exit 1; }
 	done
 }
