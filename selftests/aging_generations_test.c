@@ -35,7 +35,6 @@
 #include "cgroup_util.h"
 #include "lru_gen_util.h"
 
-#define MEMCG_NAME	"aging_generations_test"
 #define THP_ENABLED	"/sys/kernel/mm/transparent_hugepage/hugepages-%skB/enabled"
 
 #define MEM_SIZE	SZ_32M
@@ -46,10 +45,14 @@
 static const struct test_case {
 	/* As sysfs calls it; NULL if the page size. */
 	const char *folio_kib;
-	/* The memory is moved off its alignment by so many pages. */
+	/*
+	 * The memory is moved off its alignment by so many pages: few, as a folio that is
+	 * mapped by two page tables is found twice.
+	 */
 	int shift;
 } cases[] = {
-	{ NULL, 0 }, { "64", 0 }, { "64", 4 }, { "256", 0 }, { "512", 0 }, { "1024", 16 }, { "2048", 0 },
+	{ NULL, 0 }, { "64", 0 }, { "64", 4 }, { "256", 0 },
+	{ "512", 0 }, { "1024", 0 }, { "2048", 0 },
 };
 
 /* Shared with the guest. */
@@ -78,6 +81,9 @@ static bool set_file(const char *path, const char *value)
 	close(fd);
 	return done;
 }
+
+/* Each case has one of its own: of a name that was removed, MGLRU may show the old one. */
+static char memcg_name[64];
 
 static glob_t thp_files;
 static char (*thp_values)[16];
@@ -135,9 +141,12 @@ static void *map_memory(const struct test_case *t)
 	area = mmap(NULL, 2 * size + SZ_8M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(area != MAP_FAILED, "mmap: %s", strerror(errno));
 	mem = (void *)align_up((u64)area, SZ_2M);
-	mem = mmap(mem, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	mem = mmap(mem, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	TEST_ASSERT(mem != MAP_FAILED, "mmap: %s", strerror(errno));
 	memset(mem, 1, size);
+	/* khugepaged has no business here any more. */
+	TEST_ASSERT(!madvise(mem, size, MADV_NOHUGEPAGE), "madvise: %s", strerror(errno));
 
 	/* Have huge pages mapped by PTEs: a part that is protected is split off. */
 	for (offset = 0; offset < size; offset += SZ_2M)
@@ -180,22 +189,16 @@ static u64 age(void)
 	struct memcg_stats stats;
 	int gen;
 
-	lru_gen_read_memcg_stats(&stats, MEMCG_NAME);
+	lru_gen_read_memcg_stats(&stats, memcg_name);
 	gen = youngest(&stats);
-	lru_gen_do_aging(&stats, MEMCG_NAME);
+	lru_gen_do_aging(&stats, memcg_name);
 	return lru_gen_sum_memcg_stats_for_gen(gen, &stats);
 }
 
-/* All pages become old, also those who were touched more than once. */
+/* New memory counts as accessed once, by the fault that brought it. */
 static void forget(void)
 {
-	int i;
-
-	/* KVM may know of accesses that the primary MMU doesn't: age first. */
-	for (i = 0; i < 2; i++)
-		age();
 	TEST_ASSERT(set_file("/proc/self/clear_refs", "1"), "clear_refs: %s", strerror(errno));
-	age();
 }
 
 static void run_guest(struct kvm_vcpu *vcpu)
@@ -206,7 +209,8 @@ static void run_guest(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
 }
 
-static void verify(const struct test_case *t, bool in_vm, const char *what, u64 promoted, bool want)
+static void verify(const struct test_case *t, bool in_vm, const char *what, u64 promoted,
+		   bool want)
 {
 	printf("folio_kib=%s,shift=%d,vm=%d,%s promoted=%lu of %lu\n",
 	       t->folio_kib ?: "none", t->shift, in_vm, what, promoted, nr_pages);
@@ -232,9 +236,8 @@ static void verify_case(const struct test_case *t, bool in_vm)
 		virt_map(vm, SLOT_GVA, SLOT_GPA, MEM_SIZE / vm->page_size);
 	}
 
-	/* The memory was new, and hence in the youngest generation, until here. */
+	/* No pass in between: each makes the oldest generation forget its accesses. */
 	forget();
-	verify(t, in_vm, "not touched", age(), false);
 	touch(mem);
 	verify(t, in_vm, "touched once", age(), false);
 	touch(mem);
@@ -288,7 +291,6 @@ int main(int argc, char *argv[])
 	__TEST_REQUIRE(lru_gen_usable(), "MGLRU isn't usable");
 	__TEST_REQUIRE(!cg_find_controller_root(root, sizeof(root), "memory"),
 		       "Cannot find memory cgroup controller");
-	cgroup = cg_name(root, MEMCG_NAME);
 
 	save_folio_sizes();
 	for (i = 0; i < ARRAY_SIZE(cases) && !ret; i++) {
@@ -296,11 +298,16 @@ int main(int argc, char *argv[])
 			pr_info("No folios of %s KiB\n", cases[i].folio_kib);
 			continue;
 		}
-		/* A cgroup, and a process, for each, so that nothing is left of the last one. */
+		/* A process for each, too, so that nothing is left of the last one. */
 		for (vm = 0; vm < 2 && !ret; vm++) {
-			TEST_ASSERT(!cg_create(cgroup), "Cannot create %s: %s", cgroup, strerror(errno));
+			snprintf(memcg_name, sizeof(memcg_name), "aging_generations_test.%d.%zu.%d",
+				 getpid(), i, vm);
+			cgroup = cg_name(root, memcg_name);
+			TEST_ASSERT(!cg_create(cgroup), "Cannot create %s: %s", cgroup,
+				    strerror(errno));
 			ret = cg_run(cgroup, vm ? run_case_in_vm : run_case, (void *)&cases[i]);
 			cg_destroy(cgroup);
+			free(cgroup);
 		}
 	}
 	restore_folio_sizes();

@@ -50,7 +50,7 @@
 #define TRACE_FILE	TRACE_INSTANCE "/trace"
 
 /* Of the pages of a window, those that are 3 apart belong to the other cgroup. */
-static const char *const memcg_names[] = { "aging_masked_test", "aging_masked_test_other" };
+static char memcg_names[2][64];
 
 /* Pages of host memory, of the size that the host uses. */
 #define NR_PAGES	256
@@ -238,8 +238,8 @@ static void verify_mask(u64 first, unsigned long mask, int cgroup)
 {
 	int i;
 
-	TEST_ASSERT(first + fls64(mask) <= mem_pages, "Asked from page %lu on for %lx, there are %lu",
-		    first, mask, mem_pages);
+	TEST_ASSERT(first + fls64(mask) <= mem_pages,
+		    "Asked from page %lu on for %lx, there are %lu", first, mask, mem_pages);
 	for (i = 0; i < BITS_PER_LONG; i++)
 		TEST_ASSERT(!(mask & BIT(i)) || owner[first + i] == cgroup,
 			    "Asked about page %lu, which isn't the cgroup's", first + i);
@@ -261,7 +261,8 @@ static bool verify_trace(struct test_vm **vms, int cgroup)
 	TEST_ASSERT(file, TRACE_FILE ": %s", strerror(errno));
 	while (good && fgets(line, sizeof(line), file)) {
 		event = strstr(line, "age hva: ");
-		if (!event || sscanf(event, "age hva: %lx mask %lx young %lx", &start, &mask, &young) != 3)
+		if (!event || sscanf(event, "age hva: %lx mask %lx young %lx",
+				     &start, &mask, &young) != 3)
 			continue;
 		if (start < (unsigned long)mem || start >= (unsigned long)mem + size)
 			continue;
@@ -593,6 +594,9 @@ int main(int argc, char *argv[])
 	rng = new_kvm_random_state(seed);
 
 	for (i = 0; i < 2; i++) {
+		/* Of a name that was removed, MGLRU may show the old one. */
+		snprintf(memcg_names[i], sizeof(memcg_names[i]), "aging_masked_test.%d.%d",
+			 getpid(), i);
 		cgroups[i] = cg_name(root, memcg_names[i]);
 		TEST_ASSERT(!cg_create(cgroups[i]), "Cannot create %s: %s", cgroups[i],
 			    strerror(errno));
