@@ -168,7 +168,8 @@ static void touch(void *mem)
 
 	/* Aging doesn't flush TLBs, changing protections does. */
 	TEST_ASSERT(!mprotect(mem, MEM_SIZE, PROT_READ) &&
-		    !mprotect(mem, MEM_SIZE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+		    !mprotect(mem, MEM_SIZE, PROT_READ | PROT_WRITE),
+		    "mprotect: %s", strerror(errno));
 	for (page = 0; page < nr_pages; page++)
 		READ_ONCE(*(u64 *)(mem + page * page_size));
 }
@@ -300,12 +301,13 @@ int main(int argc, char *argv[])
 		}
 		/* A process for each, too, so that nothing is left of the last one. */
 		for (vm = 0; vm < 2 && !ret; vm++) {
-			snprintf(memcg_name, sizeof(memcg_name), "aging_generations_test.%d.%zu.%d",
-				 getpid(), i, vm);
+			snprintf(memcg_name, sizeof(memcg_name),
+				 "aging_generations_test.%d.%zu.%d", getpid(), i, vm);
 			cgroup = cg_name(root, memcg_name);
 			TEST_ASSERT(!cg_create(cgroup), "Cannot create %s: %s", cgroup,
 				    strerror(errno));
-			ret = cg_run(cgroup, vm ? run_case_in_vm : run_case, (void *)&cases[i]);
+			ret = cg_run(cgroup, vm ? run_case_in_vm : run_case,
+				     (void *)&cases[i]);
 			cg_destroy(cgroup);
 			free(cgroup);
 		}
