@@ -1,7 +1,7 @@
 # The front door; all logic is behind it. "make help" tells what there is.
 
-run:	## the main job: base against stack in every default lane; report in build/report
-	@ci/run
+run:	## the main job: base against stack in every default lane; report in build/report. TREE=DIR: on your tree
+	@ci/run $(if $(TREE),--onto "$(TREE)",--series)
 
 report:	## keeps the last run's table and plots, in results/
 	@ci/report
@@ -12,7 +12,10 @@ check:	## the tests: stack, harness, every patch builds, lanes, lockdep, mutatio
 soak:	## everything: all upstream selftests in all lanes, lockdep, all mutations; hours
 	@ci/soak
 
+clean:	## removes what was built below build/, and kernels nobody has used for 30 days
+	@ci/prune --build
+
 help:	## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
-.PHONY: run report check soak help
+.PHONY: run report check soak clean help

@@ -1,13 +1,16 @@
 /*
- * fast_page_fault_indirect() against everything that changes an SPTE: a holder of mmu_lock
- * that zaps it (recycling, mmu_notifier) and, when the guest has re-pointed its PTE, creates
- * it again for another gfn with the same pfn; and a harvester of the dirty log.
+ * fast_page_fault_shadow() against everything that changes an SPTE: a holder of mmu_lock
+ * that zaps it (recycling, mmu_notifier, INVLPG) and, when the guest has re-pointed its PTE,
+ * creates it again for another gfn with the same pfn; and harvesters of the dirty log.
  *
  * What must hold: a write is logged for the gfn it was made to, or the gfn is harvested after
- * the write; and no SPTE comes back that was zapped.  Zapping doesn't wait for vCPUs that are
- * walking page tables, i.e. this is about what the rmap's lock alone is good for.
+ * the write; and no SPTE comes back that was zapped.
  *
- * Broken: NO_TRYLOCK NO_MEMBERSHIP MARK_OMITTED PLAIN_STORE PROTECT_FIRST
+ * Zapping doesn't wait for vCPUs that are walking page tables, i.e. it's the lock of the rmap,
+ * and looking at the SPTE, and then at its translation, under it, that makes it right.  See
+ * fast-page-fault-shadow.pml for the other way.
+ *
+ * Broken: NO_TRYLOCK NO_REREAD_SPTE NO_REREAD_GFN GFN_FIRST MARK_OMITTED PLAIN_STORE PROTECT_FIRST
  *
  * Sequentially consistent; the order of what isn't locked is for the litmus tests.
  */
@@ -25,6 +28,7 @@ byte translation = A;		/* sp->shadowed_translation */
 bool member[2] = { true, false };
 bool rmap_lock[2];
 bool mmu_lock;
+bool walking;			/* READING_SHADOW_PAGE_TABLES */
 bool dirty[2];
 bool written[2];		/* since the page was last harvested */
 byte fixers = 2;		/* vCPUs that have yet to return */
@@ -52,23 +56,39 @@ active proctype fast()
 	byte old, gfn;
 	bool locked = false, fixed = false;
 
+	walking = true;
 	old = spte;
 	if
 	:: old != PRESENT -> goto out
 	:: else
 	fi;
 	gfn = translation;
-#ifndef NO_TRYLOCK
+	/* The rmap may have other SPTEs, i.e. can be locked if this one isn't in it. */
+#if !defined(NO_TRYLOCK) && !defined(ZAP_WAITS)
 	if
 	:: atomic { !rmap_lock[gfn] -> rmap_lock[gfn] = true; locked = true }
 	:: rmap_lock[gfn] -> goto out
 	fi;
 #endif
-#ifndef NO_MEMBERSHIP
+#ifndef ZAP_WAITS
+#ifdef GFN_FIRST
 	if
-	:: !member[gfn] -> goto unlock
+	:: translation != gfn -> goto unlock
 	:: else
 	fi;
+#endif
+#ifndef NO_REREAD_SPTE
+	if
+	:: spte != old -> goto unlock
+	:: else
+	fi;
+#endif
+#if !defined(NO_REREAD_GFN) && !defined(GFN_FIRST)
+	if
+	:: translation != gfn -> goto unlock
+	:: else
+	fi;
+#endif
 #endif
 #ifdef PLAIN_STORE
 	spte = old | WRITABLE;
@@ -93,7 +113,18 @@ unlock:
 	fi;
 #endif
 out:
+	walking = false;
 	fixers--
+}
+
+/* A TLB flush, by request: waits for vCPUs that are walking page tables. */
+inline flush()
+{
+#if defined(ZAP_WAITS) && !defined(NO_WAIT)
+	!walking
+#else
+	skip
+#endif
 }
 
 /* A holder of mmu_lock: drop_spte(), and then mmu_set_spte() for a PTE that maps B. */
@@ -110,11 +141,18 @@ active proctype slow()
 	:: true ->
 		/* A write to the page, via B. */
 		atomic { spte = PRESENT | WRITABLE; owner = B }
+#ifndef FLUSH_LAST
+		flush();
+#endif
 		translation = B;
 		lock(rmap_lock[B]);
 		member[B] = true;
 		rmap_lock[B] = false;
 		dirty[B] = true
+#ifdef FLUSH_LAST
+		;
+		flush()
+#endif
 	:: true
 		/* Nobody uses it anymore. */
 	fi;

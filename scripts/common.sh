@@ -11,15 +11,44 @@
 # ci/run has more, for what can happen to a VM; see ci/run --help.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-BUILD=${KVM_STACK_BUILD:-$ROOT/build}
-CACHE=${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}
+BUILD=$(realpath -m -- "${KVM_STACK_BUILD:-$ROOT/build}")
+CACHE=$(realpath -m -- "${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}")
 
 readonly E_STACK=1 E_USAGE=2 E_ENV=3
 
-# A command that fails where nothing was said about it is a bug of ours, and is not silent. Codes
-# from E_USAGE up come from a die() in a subshell, which has said why.
+# A command that fails where nothing was said about it is a bug of ours, and is not silent, unless
+# there is no room left to write to, which is the environment's fault. Codes from E_USAGE up come from
+# a die() in a subshell, which has said why.
 set -E
-trap 'code=$?; ((code >= E_USAGE && code <= 7)) || printf "%s: internal error: exit %d at %s:%d\n" "${0##*/}" $code "${BASH_SOURCE[0]##*/}" "$LINENO" >&2' ERR
+trap 'oops $? "${BASH_SOURCE[0]##*/}" "$LINENO"' ERR
+
+# oops CODE FILE LINE
+oops() {
+	local dir
+
+	(($1 < E_USAGE || $1 > 7)) || return 0
+	for dir in "$BUILD" "$CACHE" "${TMPDIR:-/tmp}" "${REPORT-}"; do
+		! full "$dir" || die "$E_ENV" "disk full: nothing can be written to $dir; make room, then again"
+	done
+	printf '%s: internal error: exit %d at %s:%d\n' "${0##*/}" "$@" >&2
+}
+
+# full DIR: whether nothing can be written there any more.
+full() {
+	local file=$1/.full.$BASHPID code=0
+
+	[[ -d $1 ]] || return 1
+	{ head -c 65536 /dev/zero >"$file"; } 2>/dev/null || code=1
+	rm -f "$file"
+	((code))
+}
+
+# no_room LOG: the first line, if any, that says that this machine had no room, on its disk or in its
+# memory.
+no_room() {
+	grep -aim1 -E 'no space left on device|cannot allocate memory|virtual memory exhausted|Killed signal terminated program' "$1" ||
+		(($? == 1))
+}
 
 # say WORDS: progress, on stderr, with the seconds since the program began.
 say() {
@@ -70,18 +99,19 @@ need_packages() {
 	mkdir -p "$BUILD"
 	if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y --no-install-recommends "${missing[@]}"; } >"$BUILD/apt.log" 2>&1; then
-		die $E_ENV "cannot install ${missing[*]}: $(grep -m1 '^E:' "$BUILD/apt.log" ||
-			tail -n 1 "$BUILD/apt.log") (see $BUILD/apt.log)"
+		die $E_ENV "cannot install ${missing[*]}: $(apt_error "$BUILD/apt.log") (see $BUILD/apt.log)"
 	fi
 }
 
-# need_disk MIB WHAT: refuses to begin WHAT with less than MIB free under build/.
+# need_disk MIB WHAT [VARIABLE]: refuses to begin WHAT with less than MIB free under build/, or in the
+# folder that VARIABLE moves.
 need_disk() {
-	local free
+	local dir=$BUILD variable=${3-KVM_STACK_BUILD} free
 
-	mkdir -p "$BUILD" 2>/dev/null || die $E_ENV "cannot create $BUILD: is the disk full or read-only?"
-	free=$(df -Pm "$BUILD" | awk 'NR == 2 { print $4 }')
-	((free >= $1)) || die $E_ENV "$2 needs $1 MiB under $BUILD, $free MiB are free: make room, or set KVM_STACK_BUILD"
+	[[ $variable != KVM_STACK_CACHE ]] || dir=$CACHE
+	mkdir -p "$dir" 2>/dev/null || die $E_ENV "cannot create $dir: is the disk full or read-only?"
+	free=$(df -Pm "$dir" | awk 'NR == 2 { print $4 }')
+	((free >= $1)) || die $E_ENV "$2 needs $1 MiB under $dir, $free MiB are free: make room, or set $variable"
 }
 
 # base_value KEY: the value of KEY in BASE.
@@ -99,14 +129,25 @@ cross_prefix() {
 	esac
 }
 
+# apt_error LOG: the line that says why apt failed. No network, or no key, comes first: what else apt
+# tells of follows from it.
+apt_error() {
+	grep -m1 -E '^[WE]: (Failed to fetch|GPG error|.*(NO_PUBKEY|not signed))' "$1" || grep -m1 '^[WE]:' "$1" || tail -n 1 "$1"
+}
+
 # private_apt SUITE apt-get|apt-cache ARG...: apt for a suite that this machine does not use; its
 # sources, lists and cache are below build/apt/SUITE, nothing of it touches the system.
 private_apt() {
-	local dir=$BUILD/apt/$1 suite=$1 tool=$2
+	local dir=$BUILD/apt/$1 suite=$1 tool=$2 keyring
 	shift 2
 
+	keyring=$(base_value keyring)
+	if [[ ! -r $keyring ]]; then
+		echo "W: GPG error: no keys of Debian's in $keyring: install debian-archive-keyring, or name them in BASE"
+		return $E_ENV
+	fi >&2
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
-	printf 'deb [signed-by=%s] %s %s main\n' "$(base_value keyring)" "$(base_value mirror)" "$suite" \
+	printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$(base_value mirror)" "$suite" \
 		>"$dir/sources.list"
 	"$tool" -q -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \

@@ -5,12 +5,14 @@
  *
  * Get, clear and reset the dirty log of a VM that does nothing else, switch logging
  * on, and count how often KVM's mmu_lock is taken by each of the ioctls, according
- * to /proc/lock_stat, i.e. the test needs CONFIG_LOCK_STAT, and needs to be alone
- * with its VM: the counts are those of all VMs.
+ * to /proc/lock_stat, i.e. the test needs CONFIG_LOCK_STAT.  The counts are those of
+ * all VMs, and of what the host does to the VM's memory: if they are too high, all is done
+ * again, and the least of what an ioctl was seen to do is what it does.
  *
  * What can't be tested: that logging works, which is what dirty_log_test and
  * dirty_log_mirror_test are for.  How long the lock is held says nothing on a kernel
- * that checks locks.  TLB flushes on arm64, where flushing a range isn't counted.
+ * that checks locks.  TLB flushes on arm64, where flushing a range isn't counted, and on
+ * Hyper-V, where KVM has the hypervisor flush TLBs, which isn't counted, either.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,8 +24,10 @@
 #include <linux/bitmap.h>
 #include <linux/sizes.h>
 
+#include "eager_split.h"
 #include "kvm_util.h"
 #include "lock_stat.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -42,6 +46,17 @@ struct counts {
 	struct lock_counts locks;
 	u64 flushes;
 };
+
+/* What the ioctls of a test should do, in their order, and the least they were seen to do. */
+#define MAX_CALLS	64
+static struct call {
+	const char *mode;
+	const char *name;
+	u64 expected_flushes;
+	u64 expected_writes;
+	struct counts least;
+} calls[MAX_CALLS];
+static int nr_calls;
 
 static void guest_code(void)
 {
@@ -63,18 +78,28 @@ static struct counts get_counts(struct kvm_vm *vm)
 }
 
 /* What an ioctl did, according to the counts before and after it. */
-static struct counts report(struct kvm_vm *vm, const char *mode, const char *call,
-			    struct counts before)
+static struct counts counts_since(struct kvm_vm *vm, struct counts before)
 {
 	struct counts after = get_counts(vm);
 
 	after.locks.writes -= before.locks.writes;
 	after.locks.reads -= before.locks.reads;
 	after.flushes -= before.flushes;
-	printf("mode=%s %s_write_locks=%lu\n", mode, call, after.locks.writes);
-	printf("mode=%s %s_read_locks=%lu\n", mode, call, after.locks.reads);
-	printf("mode=%s %s_flush_requests=%lu\n", mode, call, after.flushes);
 	return after;
+}
+
+static bool counts_flushes(void)
+{
+#ifdef __x86_64__
+	u32 signature[3], eax;
+
+	if (!this_cpu_has(X86_FEATURE_HYPERVISOR))
+		return true;
+	__cpuid(0x40000000, 0, &eax, &signature[0], &signature[1], &signature[2]);
+	return memcmp(signature, "Microsoft Hv", sizeof(signature));
+#else
+	return false;
+#endif
 }
 
 /*
@@ -91,18 +116,66 @@ static u64 expected_write_locks(struct kvm_vm *vm, u64 flushes)
 #endif
 }
 
-static void verify(struct kvm_vm *vm, const char *mode, const char *call,
-		   struct counts before, u64 flushes)
+/* An ioctl is to be judged once it was made several times. */
+static void count(struct kvm_vm *vm, const char *mode, const char *name,
+		  struct counts before, u64 flushes)
 {
-	struct counts did = report(vm, mode, call, before);
-	u64 writes = expected_write_locks(vm, flushes);
+	struct counts did = counts_since(vm, before);
+	struct call *call = &calls[nr_calls++];
 
-	TEST_ASSERT(did.locks.writes == writes, "%s: %s took mmu_lock for write %lu times, not %lu",
-		    mode, call, did.locks.writes, writes);
-#ifdef __x86_64__
-	TEST_ASSERT(did.flushes == flushes, "%s: %s requested %lu TLB flushes, not %lu",
-		    mode, call, did.flushes, flushes);
-#endif
+	TEST_ASSERT(nr_calls <= MAX_CALLS, "More than %d ioctls", MAX_CALLS);
+	if (!call->name)
+		call->least = did;
+	call->mode = mode;
+	call->name = name;
+	call->expected_flushes = flushes;
+	call->expected_writes = expected_write_locks(vm, flushes);
+	call->least.locks.writes = min(call->least.locks.writes, did.locks.writes);
+	call->least.locks.reads = min(call->least.locks.reads, did.locks.reads);
+	call->least.flushes = min(call->least.flushes, did.flushes);
+}
+
+static bool took_locks_as_expected(const struct call *call)
+{
+	return call->least.locks.writes == call->expected_writes;
+}
+
+static bool flushed_as_expected(const struct call *call)
+{
+	return !counts_flushes() || call->least.flushes == call->expected_flushes;
+}
+
+static bool as_expected(void)
+{
+	int i;
+
+	for (i = 0; i < nr_calls; i++) {
+		if (!took_locks_as_expected(&calls[i]) || !flushed_as_expected(&calls[i]))
+			return false;
+	}
+	return true;
+}
+
+static void judge(void)
+{
+	struct call *call;
+
+	for (call = calls; call < calls + nr_calls; call++) {
+		printf("mode=%s %s_write_locks=%lu\n", call->mode, call->name,
+		       call->least.locks.writes);
+		printf("mode=%s %s_read_locks=%lu\n", call->mode, call->name,
+		       call->least.locks.reads);
+		printf("mode=%s %s_flush_requests=%lu\n", call->mode, call->name,
+		       call->least.flushes);
+	}
+	for (call = calls; call < calls + nr_calls; call++) {
+		TEST_ASSERT(took_locks_as_expected(call),
+			    "%s: %s took mmu_lock for write %lu times, not %lu", call->mode,
+			    call->name, call->least.locks.writes, call->expected_writes);
+		TEST_ASSERT(flushed_as_expected(call),
+			    "%s: %s requested %lu TLB flushes, not %lu", call->mode,
+			    call->name, call->least.flushes, call->expected_flushes);
+	}
 }
 
 static u64 nr_dirty(const unsigned long *bitmap)
@@ -125,17 +198,15 @@ static void guest_write_all(struct kvm_vcpu *vcpu)
 static void enable_logging(struct kvm_vm *vm, struct kvm_vcpu *vcpu, const char *mode,
 			   u64 flushes)
 {
-	struct counts before;
+	struct counts __maybe_unused before;
 
 	/* Have something mapped before logging begins. */
 	guest_write_all(vcpu);
 	before = get_counts(vm);
 	vm_mem_region_set_flags(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
 #ifdef __x86_64__
-	verify(vm, mode, "enable", before, flushes);
-#else
 	/* arm64 takes mmu_lock for write to write-protect all of the memslot. */
-	report(vm, mode, "enable", before);
+	count(vm, mode, "enable", before, flushes);
 #endif
 	guest_write_all(vcpu);
 }
@@ -160,10 +231,10 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, enum vm_mem_backing_src_
 	return vm;
 }
 
-static void test_get(enum vm_mem_backing_src_type src, const char *mode)
+static void test_get(enum vm_mem_backing_src_type src, const char *mode, u64 flags)
 {
 	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm = create_vm(&vcpu, src, 0, false);
+	struct kvm_vm *vm = create_vm(&vcpu, src, flags, false);
 	unsigned long *bitmap = bitmap_zalloc(nr_pages);
 	struct counts before;
 
@@ -171,18 +242,18 @@ static void test_get(enum vm_mem_backing_src_type src, const char *mode)
 
 	before = get_counts(vm);
 	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
-	verify(vm, mode, "get", before, 1);
+	count(vm, mode, "get", before, 1);
 	TEST_ASSERT(nr_dirty(bitmap) == nr_pages, "The guest wrote all pages");
 
 	before = get_counts(vm);
 	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
-	verify(vm, mode, "get_nothing", before, 0);
+	count(vm, mode, "get_nothing", before, 0);
 	TEST_ASSERT(!nr_dirty(bitmap), "The guest didn't run");
 
 	/* If nothing ever counted, the above would prove nothing. */
 	before = get_counts(vm);
 	vm_mem_region_delete(vm, TEST_SLOT);
-	TEST_ASSERT(report(vm, mode, "delete", before).locks.writes,
+	TEST_ASSERT(counts_since(vm, before).locks.writes,
 		    "Deleting a memslot takes mmu_lock for write, but that isn't counted");
 
 	free(bitmap);
@@ -205,19 +276,19 @@ static void test_clear(enum vm_mem_backing_src_type src, const char *mode, u64 f
 	for (pass = 0; pass < 2; pass++) {
 		before = get_counts(vm);
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
-		verify(vm, mode, "get", before, 0);
+		count(vm, mode, "get", before, 0);
 		TEST_ASSERT(nr_dirty(bitmap) == nr_pages, "The guest wrote all pages");
 
 		for (first = 0; first < nr_pages; first += step) {
 			before = get_counts(vm);
 			kvm_vm_clear_dirty_log(vm, TEST_SLOT, (void *)bitmap + first / 8,
 					       first, step);
-			verify(vm, mode, "clear", before, 1);
+			count(vm, mode, "clear", before, 1);
 
 			before = get_counts(vm);
 			kvm_vm_clear_dirty_log(vm, TEST_SLOT, (void *)bitmap + first / 8,
 					       first, step);
-			verify(vm, mode, "clear_nothing", before, 0);
+			count(vm, mode, "clear_nothing", before, 0);
 		}
 		guest_write_all(vcpu);
 	}
@@ -226,10 +297,44 @@ static void test_clear(enum vm_mem_backing_src_type src, const char *mode, u64 f
 	kvm_vm_free(vm);
 }
 
-static void test_ring(const char *mode)
+/*
+ * Splitting huge pages on arm64, which CLEAR does if the log is initially set, takes
+ * mmu_lock for write, but not once there is nothing left to split.
+ */
+static void test_eager_split(enum vm_mem_backing_src_type src, const char *mode, u64 flags)
 {
 	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm = create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, 0, true);
+	struct kvm_vm *vm = create_vm(&vcpu, src, flags, false);
+	unsigned long *bitmap = bitmap_zalloc(nr_pages);
+	struct counts before;
+	int pass;
+
+	vm_mem_region_delete(vm, TEST_SLOT);
+	vm_enable_eager_split(vm);
+	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, nr_pages, 0);
+	enable_logging(vm, vcpu, mode, 0);
+
+	for (pass = 0; pass < 2; pass++) {
+		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
+		TEST_ASSERT(nr_dirty(bitmap) == nr_pages, "The guest wrote all pages");
+
+		before = get_counts(vm);
+		kvm_vm_clear_dirty_log(vm, TEST_SLOT, bitmap, 0, nr_pages);
+		if (pass)
+			count(vm, mode, "clear_small", before, 1);
+		else if (!counts_since(vm, before).locks.writes)
+			pr_info("Nothing to split, THP may be off, or memory fragmented\n");
+		guest_write_all(vcpu);
+	}
+
+	free(bitmap);
+	kvm_vm_free(vm);
+}
+
+static void test_ring(enum vm_mem_backing_src_type src, const char *mode, u64 flags)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, src, flags, true);
 	struct kvm_dirty_gfn *ring = vcpu_map_dirty_ring(vcpu);
 	struct counts before;
 	u32 nr = 0;
@@ -242,13 +347,27 @@ static void test_ring(const char *mode)
 
 	before = get_counts(vm);
 	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vm), nr);
-	verify(vm, mode, "reset", before, 1);
+	count(vm, mode, "reset", before, 1);
 
 	before = get_counts(vm);
 	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vm), 0);
-	verify(vm, mode, "reset_nothing", before, 0);
+	count(vm, mode, "reset_nothing", before, 0);
 
 	kvm_vm_free(vm);
+}
+
+static void run_test(void (*test)(enum vm_mem_backing_src_type, const char *, u64),
+		     enum vm_mem_backing_src_type src, const char *mode, u64 flags)
+{
+	int i;
+
+	memset(calls, 0, sizeof(calls));
+	/* Noise only adds to what is counted, i.e. once is enough if there is none. */
+	for (i = 0; !i || (i < MMU_LOCK_TRIES && !as_expected()); i++) {
+		nr_calls = 0;
+		test(src, mode, flags);
+	}
+	judge();
 }
 
 int main(void)
@@ -257,17 +376,21 @@ int main(void)
 	const u64 init_set = manual | KVM_DIRTY_LOG_INITIALLY_SET;
 
 	__TEST_REQUIRE(lock_stat_usable(),
-		       "No " LOCK_STAT ", needs CONFIG_LOCK_STAT and root");
+		       "Nothing in " LOCK_STAT ", needs CONFIG_LOCK_STAT and root");
 	TEST_REQUIRE((kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & init_set) == init_set);
 
-	test_get(VM_MEM_SRC_ANONYMOUS, "get");
-	test_clear(VM_MEM_SRC_ANONYMOUS, "clear", manual);
-	test_clear(VM_MEM_SRC_ANONYMOUS, "init-set", init_set);
+	stop_numa_balancing();
+	run_test(test_get, VM_MEM_SRC_ANONYMOUS, "get", 0);
+	run_test(test_clear, VM_MEM_SRC_ANONYMOUS, "clear", manual);
+	run_test(test_clear, VM_MEM_SRC_ANONYMOUS, "init-set", init_set);
 	if (thp_configured()) {
-		test_get(VM_MEM_SRC_ANONYMOUS_THP, "get-thp");
-		test_clear(VM_MEM_SRC_ANONYMOUS_THP, "init-set-thp", init_set);
+		run_test(test_get, VM_MEM_SRC_ANONYMOUS_THP, "get-thp", 0);
+		run_test(test_clear, VM_MEM_SRC_ANONYMOUS_THP, "init-set-thp", init_set);
+		if (eager_split_supported())
+			run_test(test_eager_split, VM_MEM_SRC_ANONYMOUS_THP, "eager-split",
+				 init_set);
 	}
 	if (kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) || kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
-		test_ring("ring");
+		run_test(test_ring, VM_MEM_SRC_ANONYMOUS, "ring", 0);
 	return 0;
 }

@@ -4,9 +4,10 @@
  * and none that it must not fix that way.
  *
  * A guest writes pages, the host reads the dirty log, the guest writes the pages again:
- * each of those faults is fixed fast, according to the vCPU's pf_fast, and each of the
- * pages is logged.  So it is for a guest, and for a nested guest whose pages L1 maps as
- * huge pages or 4K pages, and for a guest that writes to read-only pages, CR0.WP being 0;
+ * those faults are fixed fast, according to the vCPU's pf_fast, except for a few pages that
+ * the host may have unmapped, and each of the pages is logged.  So it is for a guest,
+ * and for a nested guest whose pages L1 maps as huge pages or 4K pages, and for a guest
+ * that writes to read-only pages, CR0.WP being 0;
  * with CR0.WP=1, it must fault there.  So it is for a guest in 32-bit mode with PAE paging,
  * also in SMM, where the log is that of SMM's address space.
  *
@@ -26,6 +27,7 @@
 
 #include "kvm_util.h"
 #include "nested_x86.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "run_until.h"
 #include "smm.h"
@@ -40,6 +42,10 @@
 #define TEST_GPA	((gpa_t)SZ_4G)
 #define TEST_GVA	0xc0000000ul
 #define PTE_GVA		0xd0000000ul
+/* What L1 maps to TEST_GPA for L2: KVM must not mistake the one for the other. */
+#define L2_TEST_GPA	(TEST_GPA + SZ_1G)
+/* Of NR_PAGES faults. */
+#define MAX_NOISE	(NR_PAGES / 8)
 
 enum nested {
 	NOT_NESTED,
@@ -133,9 +139,9 @@ static void setup_nested(struct kvm_vm *vm, struct kvm_vcpu *vcpu, enum nested n
 	vcpu_args_set(vcpu, 1, vcpu_alloc_nested(vm));
 
 	if (nested == NESTED_HUGE)
-		tdp_identity_map_1g(vm, TEST_GPA, SZ_1G);
+		tdp_map_2m(vm, L2_TEST_GPA, TEST_GPA, TEST_SIZE);
 	else
-		tdp_map(vm, TEST_GPA, TEST_GPA, TEST_SIZE);
+		tdp_map(vm, L2_TEST_GPA, TEST_GPA, TEST_SIZE);
 	tdp_identity_map_default_memslots(vm);
 }
 
@@ -158,13 +164,13 @@ static bool is_logged_without_faults(enum nested nested)
 	       get_kvm_intel_param_bool("pml");
 }
 
-static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code)
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code, gpa_t gpa)
 {
 	struct kvm_vm *vm = vm_create_with_one_vcpu(vcpu, code);
 
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
 				    KVM_MEM_LOG_DIRTY_PAGES);
-	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	virt_map(vm, TEST_GVA, gpa, NR_PAGES);
 	return vm;
 }
 
@@ -189,9 +195,10 @@ static void verify_faults(struct kvm_vcpu *vcpu, void (*write_pages)(struct kvm_
 	logged = harvest(vcpu->vm, slot);
 	printf("guest=\"%s\" pages=%lu fixed_fast=%lu logged=%lu\n", name, NR_PAGES, fast,
 	       logged);
-	TEST_ASSERT_EQ(logged, NR_PAGES);
-	TEST_ASSERT(fast == expected, "%s: %lu of %lu faults were fixed fast", name, fast,
-		    expected);
+	TEST_ASSERT(logged == NR_PAGES, "%s: %lu of %lu pages are not in the log", name,
+		    NR_PAGES - logged, NR_PAGES);
+	TEST_ASSERT(fast <= expected + MAX_NOISE && fast + MAX_NOISE >= expected,
+		    "%s: %lu of %lu faults were fixed fast", name, fast, expected);
 }
 
 static void test_guest(enum nested nested)
@@ -200,7 +207,7 @@ static void test_guest(enum nested nested)
 	struct kvm_vm *vm;
 	u64 *pte;
 
-	vm = create_vm(&vcpu, guest_code);
+	vm = create_vm(&vcpu, guest_code, nested == NOT_NESTED ? TEST_GPA : L2_TEST_GPA);
 	pte = vm_get_pte(vm, TEST_GVA);
 	virt_map(vm, PTE_GVA, align_down(addr_hva2gpa(vm, pte), PAGE_SIZE), 1);
 	guest_pte = (u64 *)(PTE_GVA + (unsigned long)pte % PAGE_SIZE);
@@ -228,7 +235,7 @@ static void test_no_wp(void)
 	struct kvm_vm *vm;
 	u64 page;
 
-	vm = create_vm(&vcpu, no_wp_guest_code);
+	vm = create_vm(&vcpu, no_wp_guest_code, TEST_GPA);
 	for (page = 0; page < NR_PAGES; page++)
 		*vm_get_pte(vm, TEST_GVA + page * PAGE_SIZE) &= ~PTE_WRITABLE_MASK(&vm->mmu);
 
@@ -333,6 +340,8 @@ static void test_pae(bool smm)
 	vm = vm_create_barebones();
 	low = kvm_mmap(SZ_64K, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	mem = kvm_mmap(TEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	/* As the library does.  Fails without THP. */
+	madvise(mem, TEST_SIZE, MADV_NOHUGEPAGE);
 	vm_set_user_memory_region(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES, test_gpa, TEST_SIZE,
 				  mem);
 	vm_set_user_memory_region(vm, 0, 0, LOW_GPA, SZ_64K, low);
@@ -378,6 +387,7 @@ static bool can_use_smm(void)
 
 int main(void)
 {
+	stop_numa_balancing();
 	test_guest(NOT_NESTED);
 	test_no_wp();
 	test_pae(false);

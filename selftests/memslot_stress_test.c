@@ -267,11 +267,10 @@ static void *ager(void *data)
 	u64 *pfns = calloc(stable_pages, sizeof(*pfns)), page;
 	int fd = open(PAGE_IDLE_BITMAP, O_RDWR);
 
-	if (fd < 0) {
-		print_skip("No idle page tracking, nothing is aged");
+	if (fd < 0 || !__look_up_pfns(stable_mem, page_size, stable_pages, pfns)) {
+		pr_info("Nothing is aged: that takes idle page tracking, and root\n");
 		return NULL;
 	}
-	look_up_pfns(stable_mem, page_size, stable_pages, pfns);
 	while (!READ_ONCE(stop)) {
 		for (page = 0; page < stable_pages && !READ_ONCE(stop); page++)
 			write_page_idle(fd, pfns[page] / PAGE_IDLE_BITS,
@@ -350,7 +349,8 @@ static void run_test(const struct test_params *p)
 
 	vm = __vm_create(VM_SHAPE_DEFAULT, p->nr_vcpus, 2 * (STABLE_SIZE / getpagesize()));
 #ifdef __x86_64__
-	if (!p->keep_slot_zap_all)
+	if (!p->keep_slot_zap_all &&
+	    (kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_SLOT_ZAP_ALL))
 		vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
 #endif
 	for (i = 0; i < p->nr_vcpus; i++)

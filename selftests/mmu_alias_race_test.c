@@ -24,6 +24,7 @@
 
 #include "defer_tlb_flush.h"
 #include "kvm_util.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "run_until.h"
 #include "test_util.h"
@@ -94,7 +95,7 @@ static bool is_dirty(struct kvm_vm *vm, u32 slot)
 	return bitmap[0];
 }
 
-/* A vCPU writes first, and marks the gfn then: give it 100 ms. */
+/* A vCPU writes first, and marks the gfn then: it may have lost its CPU in between. */
 static bool gets_dirty(struct kvm_vm *vm, u32 slot)
 {
 	struct timespec start;
@@ -103,7 +104,7 @@ static bool gets_dirty(struct kvm_vm *vm, u32 slot)
 	do {
 		if (is_dirty(vm, slot))
 			return true;
-	} while (timespec_to_ns(timespec_elapsed(start)) < NSEC_PER_SEC / 10);
+	} while (timespec_to_ns(timespec_elapsed(start)) < 10 * NSEC_PER_SEC);
 	return false;
 }
 
@@ -114,7 +115,6 @@ static u64 *map_memory(int fd)
 
 int main(void)
 {
-	bool defers = can_defer_tlb_flush(), was_deferred;
 	struct kvm_vcpu *changer, *writer;
 	pthread_t thread;
 	u64 *pte, *mem, nr;
@@ -123,6 +123,7 @@ int main(void)
 	int fd;
 
 	TEST_REQUIRE(!kvm_is_tdp_enabled());
+	stop_numa_balancing();
 
 	vm = __vm_create(VM_SHAPE_DEFAULT, 2, 0);
 	changer = vm_vcpu_add(vm, 0, changer_code);
@@ -147,7 +148,8 @@ int main(void)
 	sync_global_to_guest(vm, guest_pte);
 	sync_global_to_guest(vm, guest_ptes);
 
-	was_deferred = defers && set_defer_tlb_flush(true);
+	if (can_defer_tlb_flush())
+		set_defer_tlb_flush(true);
 	kvm_pthread_create(&thread, NULL, run_writer, writer);
 
 	for (nr = 1; nr <= NR_ROUNDS && !lost; nr++) {
@@ -169,8 +171,6 @@ int main(void)
 
 	WRITE_ONCE(*shared(vm, stop), 1);
 	kvm_pthread_join(thread, NULL);
-	if (defers)
-		set_defer_tlb_flush(was_deferred);
 
 	printf("rounds=%lu\n", nr - 1);
 	printf("fixed_fast=%lu\n", vcpu_get_stat(writer, pf_fast));

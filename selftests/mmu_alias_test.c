@@ -15,7 +15,8 @@
  * whose PTE is not executable, re-points the PTE to the second, executable, and calls the
  * page: zeros, as instructions, lead to the next page, which returns.  The host writes
  * instructions to the second.  Verify that the guest executes these.  Do the same with
- * instructions that KSM has merged, if there is KSM.
+ * instructions that KSM has merged, if KSM runs, or may be run for that (-k), and gets to
+ * merge them in time.
  *
  * This is about shadow paging, where KVM has to find out.  With TDP, hardware walks the
  * guest's page tables, and the test can't but pass.
@@ -24,8 +25,10 @@
  * translate to the first gfn until INVLPG.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
@@ -50,6 +53,7 @@
 #define CALL_GVA(i)	(TEST_GVA + (16 + 2 * (i)) * PAGE_SIZE)
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
+#define KSM_SECONDS	10
 
 enum stage {
 	READ_A,
@@ -149,42 +153,73 @@ static u64 *map_memory(int fd)
 	return kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 }
 
-static u64 read_number(const char *path)
+/* -1 if there is none. */
+static s64 read_number(const char *path)
 {
 	FILE *f = fopen(path, "r");
-	u64 number;
+	s64 number = -1;
 
-	TEST_ASSERT(f && fscanf(f, "%lu", &number) == 1, "Can't read %s", path);
+	if (!f)
+		return -1;
+	if (fscanf(f, "%ld", &number) != 1)
+		number = -1;
 	fclose(f);
 	return number;
 }
 
-static void set_ksm_run(u64 run)
+static bool set_ksm_run(s64 run)
 {
 	FILE *f = fopen(KSM_DIR "run", "w");
 
-	TEST_ASSERT(f && fprintf(f, "%lu", run) > 0 && !fclose(f), "Can't set " KSM_DIR "run");
+	if (!f)
+		return false;
+	fprintf(f, "%ld", run);
+	return !fclose(f);
 }
 
-/* Have KSM merge two pages, which takes it two scans if nobody else uses them. */
-static void merge_pages(void *a, void *b)
-{
-	u64 run = read_number(KSM_DIR "run");
-	u64 scans;
+static s64 ksm_was_run;
 
-	TEST_ASSERT(!madvise(a, PAGE_SIZE, MADV_MERGEABLE) &&
-		    !madvise(b, PAGE_SIZE, MADV_MERGEABLE), "Can't have pages merged");
-	scans = read_number(KSM_DIR "full_scans");
-	set_ksm_run(1);
+static void restore_ksm_run(void)
+{
+	set_ksm_run(ksm_was_run);
+}
+
+static bool ksm_runs(bool may_start)
+{
+	ksm_was_run = read_number(KSM_DIR "run");
+	if (ksm_was_run == 1 || !may_start)
+		return ksm_was_run == 1;
+	atexit(restore_ksm_run);
+	return set_ksm_run(1);
+}
+
+/*
+ * Have KSM merge two pages.  How long that takes is up to how much else there is to scan,
+ * and how fast KSM was told to be.
+ */
+static bool merge_pages(void *a, void *b)
+{
+	struct timespec start;
+
+	if (madvise(a, PAGE_SIZE, MADV_MERGEABLE) || madvise(b, PAGE_SIZE, MADV_MERGEABLE))
+		return false;
+	clock_gettime(CLOCK_MONOTONIC, &start);
 	while (read_number("/proc/self/ksm_merging_pages") != 2) {
-		TEST_ASSERT(read_number(KSM_DIR "full_scans") < scans + 10,
-			    "KSM didn't merge two equal pages");
+		if (timespec_elapsed(start).tv_sec >= KSM_SECONDS)
+			return false;
 		usleep(1000);
 	}
-	set_ksm_run(run);
+	return true;
 }
 
-int main(void)
+static void help(const char *name)
+{
+	printf("usage: %s [-h] [-k]\n", name);
+	printf(" -k: run KSM if it isn't; as it was, at exit\n");
+	exit(0);
+}
+
+int main(int argc, char **argv)
 {
 	/* mov $5, %ecx; ret */
 	static const u8 merged_code[] = { 0xb9, 5, 0, 0, 0, 0xc3 };
@@ -196,7 +231,14 @@ int main(void)
 	struct kvm_vm *vm;
 	u64 *mem_a, *mem_b, *pte;
 	void *mem_c, *mem_d;
-	int fd, i;
+	bool start_ksm = false;
+	int fd, i, opt;
+
+	while ((opt = getopt(argc, argv, "hk")) != -1) {
+		if (opt != 'k')
+			help(argv[0]);
+		start_ksm = true;
+	}
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	fd = kvm_memfd_alloc(PAGE_SIZE, false);
@@ -218,13 +260,12 @@ int main(void)
 	mem_c = addr_gpa2hva(vm, GPA_C);
 	mem_d = addr_gpa2hva(vm, GPA_D);
 
-	if (access(KSM_DIR "run", W_OK)) {
-		printf("no KSM\n");
+	memcpy(mem_c + KSM_PAGE * PAGE_SIZE, merged_code, sizeof(merged_code));
+	memcpy(mem_d + KSM_PAGE * PAGE_SIZE, merged_code, sizeof(merged_code));
+	if (!ksm_runs(start_ksm) ||
+	    !merge_pages(mem_c + KSM_PAGE * PAGE_SIZE, mem_d + KSM_PAGE * PAGE_SIZE)) {
+		printf("no KSM, or no time to wait for it\n");
 		nr_shared = KSM_PAGE;
-	} else {
-		memcpy(mem_c + KSM_PAGE * PAGE_SIZE, merged_code, sizeof(merged_code));
-		memcpy(mem_d + KSM_PAGE * PAGE_SIZE, merged_code, sizeof(merged_code));
-		merge_pages(mem_c + KSM_PAGE * PAGE_SIZE, mem_d + KSM_PAGE * PAGE_SIZE);
 	}
 	sync_global_to_guest(vm, nr_shared);
 

@@ -155,7 +155,6 @@ static void help(const char *name)
 int main(int argc, char **argv)
 {
 	int max_vcpus = 4, vcpus, opt;
-	bool was_deferred;
 	cpu_set_t cpus;
 
 	while ((opt = getopt(argc, argv, "hn:v:")) != -1) {
@@ -179,14 +178,13 @@ int main(int argc, char **argv)
 			measure(vcpus, &cpus, "unmap");
 			continue;
 		}
-		was_deferred = set_defer_tlb_flush(false);
+		set_defer_tlb_flush(false);
 		measure(vcpus, &cpus, "unmap");
 		set_defer_tlb_flush(true);
 		measure(vcpus, &cpus, "unmap_deferred");
 		measure(vcpus, &cpus, "unmap_deferred");
 		set_defer_tlb_flush(false);
 		measure(vcpus, &cpus, "unmap");
-		set_defer_tlb_flush(was_deferred);
 	}
 	return 0;
 }

@@ -3,9 +3,17 @@
  * Measure for how long zapping many shadow pages keeps a CPU, and mmu_lock, from others.
  *
  * A guest, or a nested guest if KVM uses TDP, has a page in each of many page tables, i.e.
- * needs as many shadow pages.  A thread of real-time priority on the CPU that zaps wants
- * to run once per millisecond: how late it is at worst ("late_ms") is how long the CPU did
- * not reschedule, as it does not with mmu_lock held.  That, and how long it takes, for
+ * needs as many shadow pages.
+ *
+ * A thread of real-time priority on the CPU that zaps wants to run once per millisecond:
+ * how late it is at worst ("late_ms") is how long the CPU did not reschedule, as it does
+ * not with mmu_lock held.  Needs the privilege to have such a thread.
+ *
+ * As KVM yields to those who wait, that thread bounds what is held to a millisecond's worth.
+ * Hence, once more and without it, a thread on another CPU that wants mmu_lock once, at a
+ * random time: how long it waits ("wait_ms"), if it comes while KVM zaps.
+ *
+ * Both, and how long it takes ("ms"), for
  *
  *  - lowering the limit of shadow pages to the lowest there is ("shrink");
  *  - deleting a memslot, which zaps all shadow pages ("delete");
@@ -27,6 +35,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "shadow_pages.h"
 #include "test_util.h"
@@ -38,6 +47,9 @@
 
 static u64 nr_tables = 10000;
 static u64 sparse_size = 64ul * SZ_1G;
+static int nr_waits = 1;
+static struct kvm_random_state rng;
+static cpu_set_t allowed_cpus;
 static bool stop;
 
 static void guest_code(void)
@@ -76,30 +88,6 @@ static void *be_on_time(void *worst)
 	return NULL;
 }
 
-static void measure(const char *name, void (*op)(struct shadow_vm *), struct shadow_vm *s)
-{
-	struct sched_param param = { .sched_priority = 1 };
-	pthread_attr_t attr;
-	pthread_t thread;
-	s64 worst = 0, start;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
-	pthread_attr_setschedparam(&attr, &param);
-
-	stop = false;
-	TEST_ASSERT(!pthread_create(&thread, &attr, be_on_time, &worst),
-		    "Can't create a thread of real-time priority");
-	usleep(10000);
-	start = now_ns();
-	op(s);
-	printf("%s_ms=%.1f\n", name, (double)(now_ns() - start) / NSEC_PER_MSEC);
-	WRITE_ONCE(stop, true);
-	kvm_pthread_join(thread, NULL);
-	printf("%s_late_ms=%.1f\n", name, (double)worst / NSEC_PER_MSEC);
-}
-
 static void create_populated(struct shadow_vm *s)
 {
 	struct ucall uc;
@@ -111,13 +99,132 @@ static void create_populated(struct shadow_vm *s)
 	TEST_ASSERT_EQ(get_ucall(s->vcpu, &uc), UCALL_DONE);
 }
 
+struct zap {
+	const char *name;
+	void (*prepare)(struct shadow_vm *s);
+	void (*run)(struct shadow_vm *s);
+	/* Frees the VM: nobody else wants its mmu_lock. */
+	bool frees_vm;
+};
+
+static bool start_real_time(pthread_t *thread, s64 *worst)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
+	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
+	pthread_attr_setschedparam(&attr, &param);
+	return !pthread_create(thread, &attr, be_on_time, worst);
+}
+
+/* Returns how long it takes. */
+static s64 measure_late(const struct zap *zap)
+{
+	struct shadow_vm s;
+	pthread_t thread;
+	s64 worst = 0, start, ns;
+	bool real_time;
+
+	create_populated(&s);
+	if (zap->prepare)
+		zap->prepare(&s);
+
+	stop = false;
+	real_time = start_real_time(&thread, &worst);
+	usleep(10000);
+	start = now_ns();
+	zap->run(&s);
+	ns = now_ns() - start;
+	printf("%s_ms=%.1f\n", zap->name, (double)ns / NSEC_PER_MSEC);
+	if (real_time) {
+		WRITE_ONCE(stop, true);
+		kvm_pthread_join(thread, NULL);
+		printf("%s_late_ms=%.1f\n", zap->name, (double)worst / NSEC_PER_MSEC);
+	} else {
+		pr_info("No privilege to have a thread of real-time priority\n");
+	}
+	if (!zap->frees_vm)
+		kvm_vm_free(s.vm);
+	return ns;
+}
+
+struct waiter {
+	void *mem;
+	s64 when;
+	s64 begin;
+	s64 end;
+};
+
+static void *wait_once(void *data)
+{
+	struct waiter *w = data;
+
+	pin_self_to_nth_cpu(&allowed_cpus, 1);
+	while (now_ns() < READ_ONCE(w->when) || !READ_ONCE(w->when))
+		;
+	w->begin = now_ns();
+	TEST_ASSERT(!madvise(w->mem, getpagesize(), MADV_DONTNEED), "Can't unmap memory");
+	w->end = now_ns();
+	return NULL;
+}
+
+/* @ns is how long zapping takes. */
+static void measure_wait(const struct zap *zap, s64 ns)
+{
+	struct waiter w = {};
+	struct shadow_vm s;
+	pthread_t thread;
+	s64 start, end;
+
+	create_populated(&s);
+	/* A page that nobody uses: KVM takes mmu_lock to find that out. */
+	w.mem = s.mem + getpagesize();
+	if (zap->prepare)
+		zap->prepare(&s);
+
+	kvm_pthread_create(&thread, NULL, wait_once, &w);
+	usleep(10000);
+	start = now_ns();
+	WRITE_ONCE(w.when, start + ns / 1000 * (s64)(kvm_random_u32(&rng) % 1000));
+	zap->run(&s);
+	end = now_ns();
+	kvm_pthread_join(thread, NULL);
+	if (w.begin < end)
+		printf("%s_wait_ms=%.3f\n", zap->name, (double)(w.end - w.begin) / NSEC_PER_MSEC);
+	kvm_vm_free(s.vm);
+}
+
+static void measure(const struct zap *zap)
+{
+	s64 ns = measure_late(zap);
+	int i;
+
+	for (i = 0; i < nr_waits && !zap->frees_vm && CPU_COUNT(&allowed_cpus) > 1; i++)
+		measure_wait(zap, ns);
+}
+
 static void add_slot(struct shadow_vm *s, u64 size)
 {
 	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() of %lu bytes failed", size);
+	__TEST_REQUIRE(s->gpa > sparse_size + SZ_4G, "Too few GPAs for a memslot of %lu bytes",
+		       sparse_size);
+	__TEST_REQUIRE(mem != MAP_FAILED, "mmap() of %lu bytes failed", size);
 	vm_set_user_memory_region(s->vm, EXTRA_SLOT, 0, s->gpa - sparse_size, size, mem);
+}
+
+static void add_small_slot(struct shadow_vm *s)
+{
+	add_slot(s, SZ_2M);
+}
+
+static void add_sparse_slot(struct shadow_vm *s)
+{
+	vm_enable_cap(s->vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
+	add_slot(s, sparse_size);
 }
 
 static void delete_slot(struct shadow_vm *s)
@@ -138,27 +245,41 @@ static void destroy(struct shadow_vm *s)
 static void help(char *name)
 {
 	puts("");
-	printf("usage: %s [-h] [-n tables] [-s bytes]\n", name);
+	printf("usage: %s [-h] [-n tables] [-r seed] [-s bytes] [-w waits]\n", name);
 	puts("");
 	printf(" -n: number of page tables of the guest (default: 10000)\n");
+	printf(" -r: seed of when to want mmu_lock (default: time)\n");
 	printf(" -s: size of the large memslot (default: 64G)\n");
+	printf(" -w: how often to measure how long one waits (default: 1)\n");
 	puts("");
 	exit(0);
 }
 
 int main(int argc, char *argv[])
 {
-	struct shadow_vm s;
-	cpu_set_t cpus;
+	static const struct zap zaps[] = {
+		{ .name = "shrink", .run = shrink },
+		{ .name = "delete", .prepare = add_small_slot, .run = delete_slot },
+		{ .name = "destroy", .run = destroy, .frees_vm = true },
+		{ .name = "delete_sparse", .prepare = add_sparse_slot, .run = delete_slot },
+	};
+	u32 seed = time(NULL);
+	size_t i;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "hn:s:")) != -1) {
+	while ((opt = getopt(argc, argv, "hn:r:s:w:")) != -1) {
 		switch (opt) {
 		case 'n':
 			nr_tables = atoi_positive("Number of page tables", optarg);
 			break;
+		case 'r':
+			seed = atoi_positive("Seed", optarg);
+			break;
 		case 's':
 			sparse_size = parse_size(optarg);
+			break;
+		case 'w':
+			nr_waits = atoi_non_negative("Number of waits", optarg);
 			break;
 		case 'h':
 		default:
@@ -168,29 +289,19 @@ int main(int argc, char *argv[])
 	}
 
 	TEST_REQUIRE(shadow_vm_supported());
+	rng = new_kvm_random_state(seed);
 
-	/* All threads on one CPU. */
-	CPU_ZERO(&cpus);
-	CPU_SET(sched_getcpu(), &cpus);
-	TEST_ASSERT(!sched_setaffinity(0, sizeof(cpus), &cpus), "sched_setaffinity() failed");
+	/* All threads on one CPU, but the one that waits. */
+	get_allowed_cpus(&allowed_cpus);
+	pin_self_to_nth_cpu(&allowed_cpus, 0);
 
+	pr_info("Seed %u\n", seed);
 	printf("tables=%lu\n", nr_tables);
-	create_populated(&s);
-	measure("shrink", shrink, &s);
-	kvm_vm_free(s.vm);
-
-	create_populated(&s);
-	add_slot(&s, SZ_2M);
-	measure("delete", delete_slot, &s);
-	kvm_vm_free(s.vm);
-
-	create_populated(&s);
-	measure("destroy", destroy, &s);
-
-	create_populated(&s);
-	vm_enable_cap(s.vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
-	add_slot(&s, sparse_size);
-	measure("delete_sparse", delete_slot, &s);
-	kvm_vm_free(s.vm);
+	for (i = 0; i < ARRAY_SIZE(zaps); i++) {
+		if (zaps[i].prepare == add_sparse_slot &&
+		    !(kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_SLOT_ZAP_ALL))
+			continue;
+		measure(&zaps[i]);
+	}
 	return 0;
 }

@@ -99,7 +99,7 @@ static void test_mode(enum log_mode mode)
 		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	vcpu = vm_vcpu_add(vm, 0, l1_guest_code);
 	kvm_arch_vm_finalize_vcpus(vm);
-	TEST_ASSERT(vcpu_has_el2(vcpu), "Needs a vCPU with EL2, don't set NV=0");
+	__TEST_REQUIRE(vcpu_has_el2(vcpu), "Needs a vCPU with EL2, which NV=0 denies");
 	vcpu_args_set(vcpu, 1, create_l1_stage2(vm));
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
 				    KVM_MEM_LOG_DIRTY_PAGES);
@@ -124,11 +124,8 @@ static void test_mode(enum log_mode mode)
 			    names[mode], NR_PAGES - logged, NR_PAGES, round);
 	}
 
-	/*
-	 * Leave the VM to exit(): each part of its memory that is unmapped before has
-	 * KVM unmap all of the nested guest's, which takes minutes under emulation.
-	 */
 	free(bitmap);
+	kvm_vm_free(vm);
 }
 
 int main(int argc, char *argv[])
@@ -137,6 +134,7 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_ARM_EL2));
 	TEST_REQUIRE(getpagesize() == SZ_4K);
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_ARM_VM_IPA_SIZE) >= 40);
 
 	for (mode = 0; mode < (int)ARRAY_SIZE(names); mode++) {
 		if (argc < 2 ? mode == MODE_GET : !strcmp(argv[1], names[mode]))

@@ -8,7 +8,7 @@ REAL_BUILD=${KVM_STACK_BUILD:-$REAL/build}
 copy_project() {
 	PROJECT=$BATS_TEST_TMPDIR/project
 	mkdir -p "$PROJECT"
-	cp -r "$REAL"/{BASE,series,patches,selftests,scripts,ci,Makefile,README.md} "$PROJECT/"
+	cp -r "$REAL"/{BASE,series,patches,selftests,scripts,ci,docs,Makefile,README.md} "$PROJECT/"
 }
 
 # mini_kernel DIR: just enough of a kernel tree for scripts/stack, not under git.
@@ -30,9 +30,9 @@ commit_all() {
 # walk NAME: runs, in the copy, what the README shows under "walk: NAME".
 walk() {
 	awk -v mark="<!-- walk: $1 -->" '$0 == mark { found = 1 } found && /^```$/ { exit } p { print }
-		found && /^```sh$/ { p = 1 }' "$PROJECT/README.md" >"$BATS_TEST_TMPDIR/walk"
+		found && /^```sh$/ { p = 1 }' "$PROJECT"/{README.md,docs/*.md} >"$BATS_TEST_TMPDIR/walk"
 	[[ -s $BATS_TEST_TMPDIR/walk ]] || { echo "the README shows no '$1'"; return 1; }
-	(cd "$PROJECT" && REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
+	(cd "$PROJECT" && KVM_STACK_REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
 }
 
 # fails_with CODE WORDS: the last run ended so, and its last line says WORDS.
@@ -41,4 +41,65 @@ fails_with() {
 		printf 'exit %s, wanted %s; last line:\n%s\nwanted:\n%s\nall:\n%s\n' "$status" "$1" "${lines[-1]}" "$2" "$output"
 		return 1
 	fi
+}
+
+# fake_bed: ci/run of a copy of the repository, with the emulator of tests/fake, which needs no kernel:
+# IMAGE is one by its looks, PROGRAM a static program. scene() says what happens in the "VM".
+fake_bed() {
+	copy_project
+	RUN=$PROJECT/ci/run
+	REPORT=$BATS_TEST_TMPDIR/report
+	IMAGE=$BATS_TEST_TMPDIR/bzImage
+	PROGRAM=$BATS_TEST_TMPDIR/program
+	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	export FAKE=$BATS_TEST_TMPDIR/fake KVM_CI_DEVICE=/dev/null/none
+	PATH=$BATS_TEST_DIRNAME/fake:$PATH
+	mkdir -p "$FAKE" "$KVM_STACK_BUILD/bin"
+	# Compiled once a file.
+	if [[ ! -e $BATS_FILE_TMPDIR/program ]]; then
+		gcc -static -o "$BATS_FILE_TMPDIR/program" -x c - <<<'int main(void) { return 0; }'
+		gcc -static -o "$BATS_FILE_TMPDIR/init" "$REAL/ci/guest/init.c"
+	fi
+	cp "$BATS_FILE_TMPDIR/program" "$PROGRAM"
+	cp "$BATS_FILE_TMPDIR/init" "$KVM_STACK_BUILD/bin/init.x86_64"
+	head -c 4096 /dev/zero >"$IMAGE"
+	printf HdrS | dd of="$IMAGE" bs=1 seek=514 conv=notrunc status=none
+}
+
+# fake_trees [BUILT...]: for the runs of a bed that build: a base, a stack of three patches, and stubs for
+# ci/kernel, whose kernels are IMAGE, and ci/selftests, whose programs are PROGRAM.
+fake_trees() {
+	LINUX=$KVM_STACK_BUILD/linux
+	mini_kernel "$LINUX"
+	git -C "$LINUX" init -q -b stack
+	commit_all "$LINUX" base
+	git -C "$LINUX" tag base
+	echo 1 >"$KVM_STACK_BUILD/base-version"
+	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
+	printf '# topic: one — ready\n' >"$PROJECT/series"
+	for n in 3 13 23; do
+		sed -i "s/^line $n$/changed $n/" "$LINUX/virt/kvm/kvm_main.c"
+		commit_all "$LINUX" "KVM: Change line $n"
+	done
+	git -C "$LINUX" branch topic/one
+	"$PROJECT/scripts/stack" export
+	mkdir -p "$BATS_TEST_TMPDIR/kernel" "$BATS_TEST_TMPDIR/selftests"
+	cp "$IMAGE" "$BATS_TEST_TMPDIR/kernel/"
+	cp "$PROGRAM" "$BATS_TEST_TMPDIR/selftests/"
+	printf '#!/bin/sh\necho "$*" >>"%s/built"\necho "%s/kernel"\n' "$FAKE" "$BATS_TEST_TMPDIR" >"$PROJECT/ci/kernel"
+	printf '#!/bin/sh\necho "%s/selftests"\n' "$BATS_TEST_TMPDIR" >"$PROJECT/ci/selftests"
+	printf '%s\n' '# kind: correctness' 'one 10 program' 'two 10 program' 'two-more 10 program' >"$PROJECT/ci/sets/fake"
+}
+
+# scene NAME[.BOOT] LINE...: what happens, see tests/fake.
+scene() {
+	local name=$1
+	shift
+
+	printf '%s\n' "$@" >"$FAKE/$name"
+}
+
+# outcome TEST: of each round, in turn.
+outcome() {
+	awk -F'\t' -v t="$1" '{ n = $4; sub(/:.*/, "", n) } n == t { print $5 }' "$REPORT/results.tsv" | paste -sd' '
 }

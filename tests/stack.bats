@@ -423,6 +423,14 @@ Assisted-by: LLM"
 	[[ $status == 0 && ${lines[-1]} == "4 passed, 0 failed, 0 skipped" ]]
 }
 
+@test "build-each stops where the environment is at fault, and blames no patch" {
+	three_patches
+	printf '#!/bin/sh\necho "kernel: disk full" >&2\nexit 3\n' >"$PROJECT/ci/kernel"
+	run "$STACK" build-each
+	[[ $output != *"not ok"* ]]
+	fails_with 3 "is not at fault"
+}
+
 @test "build-each: if it is ended, so is what it began" {
 	three_patches
 	# Keeps a lock for as long as anything of it runs.

@@ -5,11 +5,13 @@
  * console can be mistaken for a verdict: a virtio-serial port, or the tty that
  * "verdict=NAME" on the kernel's command line names, where there is no virtio.
  *
- * /plan, one directive a line, words separated by single blanks:
+ * /plan, one directive a line, words separated by blanks; "\" and three octal
+ * digits stand for a byte, and "\000" alone for an empty word:
  *   set PATH VALUE...               write VALUE to PATH; a failure ends the run, unless
  *                                   there is no PATH, which is noted
  *   cpus FIRST                      tests run on the CPUs from number FIRST on, if there are
  *                                   any, unless they choose others themselves
+ *   user                            tests run as nobody, who has /dev/kvm
  *   vm                              create a VM, and keep it: tests' VMs are never the only one
  *   test NAME SECONDS PROGRAM ARG.. run PROGRAM, at most SECONDS
  *   shell                           a shell on the console, no tests
@@ -20,7 +22,7 @@
  *   not ok N NAME # exit=CODE       any other exit
  *   not ok N NAME # signal=NR       killed by a signal
  *   not ok N NAME # TIMEOUT SECONDS killed by us
- * before it the test's output, each line behind "# ", and "# time_ms=N".
+ * before it the test's output, each line behind "#| ", and "# time_ms=N".
  * "# alive NAME SECONDS" every five seconds tells a slow test from a dead VM.
  * "Bail out! why" and no further lines if the lane itself is unusable.  The
  * last line of a run that came to its end is "# done".
@@ -58,7 +60,8 @@
 #define MAX_TRACE	20
 
 #define PORT_NAME	"kvm-ci.verdict"
-#define MAX_WORDS	64
+#define MAX_WORDS	1024
+#define NOBODY		65534
 #define MAX_LINE	1024
 #define KSFT_SKIP	4
 /* Enough for any test's own words, too little for a runaway test to drown the report. */
@@ -255,9 +258,9 @@ static void end_line(struct output *out)
 	out->line[out->len] = '\0';
 	note_skip(out);
 	if (out->total < MAX_OUTPUT)
-		say("# %s", out->line);
+		say("#| %s", out->line);
 	else if (out->total - out->len < MAX_OUTPUT)
-		say("# [output cut at %d bytes]", MAX_OUTPUT);
+		say("#| [output cut at %d bytes]", MAX_OUTPUT);
 	out->len = 0;
 }
 
@@ -272,6 +275,8 @@ static void take_output(struct output *out, const char *buf, ssize_t n)
 	}
 }
 
+static bool tests_are_nobodys;
+
 static pid_t start(char **argv, int fd)
 {
 	pid_t pid = fork();
@@ -280,6 +285,8 @@ static pid_t start(char **argv, int fd)
 		return pid;
 
 	setsid();
+	if (tests_are_nobodys && (setgid(NOBODY) || setuid(NOBODY)))
+		_exit(126);
 	dup2(fd, STDOUT_FILENO);
 	dup2(fd, STDERR_FILENO);
 	execv(argv[0], argv);
@@ -382,13 +389,12 @@ static void run_test(int nr, const char *name, int seconds, char **argv)
 static void set(char **words, int nr)
 {
 	char value[MAX_LINE] = "";
-	int fd, len;
+	int fd, len = 0;
 
-	for (int i = 2; i < nr; i++) {
-		strcat(value, i > 2 ? " " : "");
-		strcat(value, words[i]);
-	}
-	len = strlen(value);
+	for (int i = 2; i < nr && len < MAX_LINE; i++)
+		len += snprintf(value + len, MAX_LINE - len, "%s%s", i > 2 ? " " : "", words[i]);
+	if (len >= MAX_LINE)
+		bail_out("/plan: more than %d bytes for %s", MAX_LINE - 1, words[1]);
 	fd = open(words[1], O_WRONLY | O_CLOEXEC);
 	if (fd < 0 && errno == ENOENT) {
 		/* A kernel of the user's own may lack it; the tests that need it will tell. */
@@ -415,6 +421,13 @@ static void use_cpus(int first)
 		bail_out("cannot leave CPUs below %d, of %d, to others: %s", first, nr, strerror(errno));
 }
 
+static void be_nobody(void)
+{
+	if (chmod("/dev/kvm", 0666))
+		bail_out("cannot give away /dev/kvm: %s", strerror(errno));
+	tests_are_nobodys = true;
+}
+
 static void keep_vm(void)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -438,33 +451,56 @@ static void shell(void)
 	waitpid(pid, NULL, 0);
 }
 
+/* Undoes what plan_words() of ci/lib/lane.sh does. */
+static void unescape(char *word)
+{
+	char *to = word;
+
+	while (*word) {
+		if (word[0] == '\\' && word[1] && word[2] && word[3]) {
+			*to++ = (word[1] - '0') << 6 | (word[2] - '0') << 3 | (word[3] - '0');
+			word += 4;
+		} else {
+			*to++ = *word++;
+		}
+	}
+	*to = '\0';
+}
+
 static int split(char *line, char **words)
 {
 	int nr = 0;
 
 	line[strcspn(line, "\n")] = '\0';
-	for (char *w = strtok(line, " "); w && nr < MAX_WORDS; w = strtok(NULL, " "))
+	for (char *w = strtok(line, " "); w; w = strtok(NULL, " ")) {
+		if (nr == MAX_WORDS)
+			bail_out("/plan: more than %d words in a line", MAX_WORDS);
+		unescape(w);
 		words[nr++] = w;
+	}
 	words[nr] = NULL;
 	return nr;
 }
 
 static int count_tests(FILE *plan)
 {
-	char line[MAX_LINE];
+	char *line = NULL;
+	size_t size = 0;
 	int nr = 0;
 
-	while (fgets(line, sizeof(line), plan))
+	while (getline(&line, &size, plan) > 0)
 		nr += !strncmp(line, "test ", 5);
 	rewind(plan);
+	free(line);
 	return nr;
 }
 
 int main(void)
 {
 	char *words[MAX_WORDS + 1];
-	char line[MAX_LINE];
 	int nr_words, nr = 0;
+	char *line = NULL;
+	size_t size = 0;
 	FILE *plan;
 
 	if (getpid() != 1) {
@@ -497,7 +533,7 @@ int main(void)
 	if (access("/dev/kvm", R_OK | W_OK))
 		bail_out("no usable /dev/kvm: the kernel lacks KVM or the CPU lacks svm/vmx");
 
-	while (fgets(line, sizeof(line), plan)) {
+	while (getline(&line, &size, plan) > 0) {
 		nr_words = split(line, words);
 		if (!nr_words || words[0][0] == '#')
 			continue;
@@ -505,6 +541,8 @@ int main(void)
 			run_test(++nr, words[1], atoi(words[2]), words + 3);
 		else if (!strcmp(words[0], "vm"))
 			keep_vm();
+		else if (!strcmp(words[0], "user"))
+			be_nobody();
 		else if (!strcmp(words[0], "cpus") && nr_words == 2)
 			use_cpus(atoi(words[1]));
 		else if (!strcmp(words[0], "set") && nr_words >= 3)

@@ -7,7 +7,7 @@ is_bochs() {
 	[[ ${LANE[emulator]} == bochs* ]]
 }
 
-# bochs_command DIR: fills COMMAND. What is not in the manual:
+# bochs_command: fills COMMAND. What is not in the manual:
 # - Debian builds Bochs with its debugger, which waits for a "c" (-rc).
 # - It wants a display. "rfb" needs no X, and with timeout=0 nobody has to look at it.
 # - ips says how many instructions make a second of the guest; all CPUs take turns on one thread. With
@@ -17,14 +17,14 @@ bochs_command() {
 	local share=/usr/share/bochs
 	[[ ! ${LANE[suite]-} ]] || share=$CACHE/deb/${LANE[package]}.${LANE[suite]}/usr/share/bochs
 
-	COMMAND=("${EMULATOR[@]}" -q -f /dev/null -rc "$1/debugger"
+	COMMAND=("${EMULATOR[@]}" -q -f /dev/null -rc debugger
 		"cpu: model=${LANE[cpu]}, count=${LANE[smp]}, ips=50000000, reset_on_triple_fault=0"
 		"megs: $((${LANE[memory]%G} * 1024))"
 		"romimage: file=$share/BIOS-bochs-latest" "vgaromimage: file=$share/VGABIOS-lgpl-latest"
-		"ata0-master: type=cdrom, path=$1/cd, status=inserted" "boot: cdrom"
+		"ata0-master: type=cdrom, path=cd, status=inserted" "boot: cdrom"
 		"display_library: rfb, options=\"timeout=0\"" "clock: sync=none, time0=1000000000"
 		"panic: action=fatal" "info: action=ignore" "log: -"
-		"com2: enabled=1, mode=file, dev=$1/verdict")
+		"com2: enabled=1, mode=file, dev=verdict")
 }
 
 # bochs_media DIR IMAGE: makes the CD to boot from, as Bochs starts no kernel by itself. There is no

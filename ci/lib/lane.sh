@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Lanes and test sets, which are data: ci/lanes/NAME, ci/sets/NAME, ci/expectations.
-# Sourced by ci/run, after scripts/common.sh.
+# Lanes and test sets, which are data: ci/lanes/NAME, ci/sets/NAME, ci/expectations. Their formats
+# are in ci/README.md. Sourced by ci/run, after scripts/common.sh.
 
 declare -gA LANE=()	# key -> value of the lane last read
 
@@ -8,25 +8,39 @@ lane_names() {
 	(cd "$ROOT/ci/lanes" && printf '%s\n' *)
 }
 
-# read_lane NAME: fills LANE. Keys: arch emulator machine cpu smp memory config append tests
-# default (yes; no; whole: in runs that ask for no test, program or shell); about, from the first line; image and console, from arch. Where Debian stable's emulator
-# is too old: suite, package. Where tests want to run a VMM: vmm. Where time is to be what QEMU's -icount
-# makes of it: icount, its argument.
-read_lane() {
-	local file=$ROOT/ci/lanes/$1 line
+# match_lanes WORDS: names as they are, patterns as the lanes they match.
+match_lanes() {
+	local word words lane found
 
-	[[ -f $file ]] || die $E_USAGE "no lane '$1'; there are: $(lane_names | paste -sd' ')"
-	LANE=([name]=$1)
-	while IFS= read -r line; do
-		case $line in
-		'# '*) LANE[about]=${LANE[about]-${line#\# }} ;;
-		'') ;;
-		*=*) LANE[${line%%=*}]=${line#*=} ;;
-		*) die $E_USAGE "ci/lanes/$1: cannot read '$line'" ;;
-		esac
-	done <"$file"
-	local key
-	for key in arch emulator machine cpu smp memory config append tests default; do
+	read -ra words <<<"$1"
+	for word in ${words[@]+"${words[@]}"}; do
+		[[ $word == *[*?[]* ]] || { echo "$word"; continue; }
+		found=
+		while read -r lane; do
+			# shellcheck disable=SC2053 # a pattern is meant
+			[[ $lane != $word ]] || { echo "$lane"; found=1; }
+		done < <(lane_names)
+		[[ $found ]] || die $E_USAGE "no lane matches '$word'; there are: $(lane_names | paste -sd' ')"
+	done | awk '!seen[$0]++' | paste -sd' '
+}
+
+# read_lane NAME: fills LANE: the keys of the file and of the lane it is "like", and name, about,
+# image, console.
+read_lane() {
+	local like key
+
+	[[ -f $ROOT/ci/lanes/$1 ]] || die $E_USAGE "no lane '$1'; there are: $(lane_names | paste -sd' ')"
+	like=$(sed -n 's/^like=//p' "$ROOT/ci/lanes/$1")
+	LANE=()
+	if [[ $like ]]; then
+		[[ -f $ROOT/ci/lanes/$like ]] || die $E_USAGE "ci/lanes/$1: like=$like: no such lane"
+		! grep -q '^like=' "$ROOT/ci/lanes/$like" || die $E_USAGE "ci/lanes/$1: like=$like: which is like another one itself"
+		lane_keys "$like"
+	fi
+	# Nobody gets a lane by default because the one it is like is one.
+	LANE[default]=no LANE[about]='' LANE[name]=$1
+	lane_keys "$1"
+	for key in arch emulator machine cpu smp memory config append tests; do
 		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
 	done
 	case ${LANE[arch]} in
@@ -36,10 +50,28 @@ read_lane() {
 	esac
 }
 
+# lane_keys NAME: what the file says. Its lines for the lane's plan are LANE[plan].
+lane_keys() {
+	local line known=' like arch emulator suite package machine cpu smp memory icount config append vmm tests default '
+
+	while IFS= read -r line; do
+		case $line in
+		'# '*) LANE[about]=${LANE[about]:-${line#\# }} ;;
+		'') ;;
+		'set '* | user) LANE[plan]+=$line$'\n' ;;
+		*=*)
+			[[ $known == *" ${line%%=*} "* ]] || die $E_USAGE "ci/lanes/$1: no key '${line%%=*}'; there are:$known"
+			LANE[${line%%=*}]=${line#*=}
+			;;
+		*) die $E_USAGE "ci/lanes/$1: cannot read '$line'" ;;
+		esac
+	done <"$ROOT/ci/lanes/$1"
+}
+
 # image_arch FILE: the arch, in the lanes' words, that a kernel image is for; fails if it is none.
 # The magic numbers are those of Documentation/arch/{x86/boot,arm64/booting}.rst.
 image_arch() {
-	if [[ $(dd if="$1" bs=1 skip=514 count=4 status=none) == HdrS ]]; then
+	if [[ $(dd if="$1" bs=1 skip=514 count=4 status=none | tr -d '\0') == HdrS ]]; then
 		echo x86_64
 	elif [[ $(dd if="$1" bs=1 skip=56 count=4 status=none | tr -d '\0') == ARMd ]]; then
 		echo arm64
@@ -90,12 +122,27 @@ tests_of() {
 	grep -vE '^(#|$)' "$ROOT/ci/sets/$1"
 }
 
+# plan_words WORD...: in one line, as ci/guest/init.c takes it apart again, whatever is in them.
+plan_words() {
+	local word words=()
+
+	for word; do
+		word=${word//\\/\\134}
+		word=${word// /\\040}
+		word=${word//$'\t'/\\011}
+		word=${word//$'\n'/\\012}
+		words+=("${word:-\\000}")
+	done
+	printf '%s\n' "${words[*]}"
+}
+
 # lane_plan: what the lane sets before its tests.
 lane_plan() {
 	cat "$ROOT/ci/guest/plan"
 	if [[ -f $ROOT/ci/guest/plan.${LANE[arch]} ]]; then
 		cat "$ROOT/ci/guest/plan.${LANE[arch]}"
 	fi
+	printf '%s' "${LANE[plan]-}"
 }
 
 # fits SET: whether the set is for the architecture of the lane ("# arch:"; without, for all).
@@ -127,6 +174,16 @@ select_tests() {
 			fi
 			continue
 		fi
+		if [[ $w == *[*?[]* ]]; then
+			while read -r s line; do
+				# shellcheck disable=SC2053 # a pattern is meant
+				[[ ${line%% *} == $w ]] || continue
+				found=1
+				! fits "$s" || printf '%s %s\n' "$s" "$line"
+			done < <(for s in $(set_names); do tests_of "$s" | sed "s/^/$s /"; done | awk '!seen[$2]++')
+			[[ $found ]] || die $E_USAGE "no test or set '$w'; see ci/run --list"
+			continue
+		fi
 		for s in $(set_names); do
 			line=$(tests_of "$s" | grep -E "^$w " | head -n 1 || true)
 			if [[ $line ]]; then
@@ -141,20 +198,48 @@ select_tests() {
 	done
 }
 
-# expectation LANE KERNEL TEST: prints "OUTCOME REASON" if ci/expectations has a line for it.
-expectation() {
-	local lanes kernels test outcome reason l
+# read_expectation LINE: fills EXPECTED with its lanes, kernels, test, outcome, words, reason; fails if
+# there is none in it.
+declare -gA EXPECTED=()
+read_expectation() {
+	local lanes kernels test outcome reason pattern=''
 
-	while read -r lanes kernels test outcome reason; do
-		[[ $lanes == "#"* || -z $lanes ]] && continue
+	read -r lanes kernels test outcome reason <<<"$1"
+	[[ $lanes && $lanes != "#"* ]] || return 1
+	if [[ $reason == /* ]]; then
+		pattern=${reason#/}
+		pattern=${pattern%%/ *}
+		reason=${reason:${#pattern} + 3}
+	fi
+	EXPECTED=([lanes]=$lanes [kernels]=$kernels [test]=$test [outcome]=$outcome [words]=$pattern [reason]=$reason)
+}
+
+# expectation LANE KERNEL TEST: fills EXPECTED with the first line of ci/expectations that is about it;
+# without one, outcome, words and reason are empty.
+expectation() {
+	local line l
+
+	while IFS= read -r line; do
+		read_expectation "$line" || continue
 		# shellcheck disable=SC2053 # patterns are meant
-		[[ $3 == $test && ( $kernels == any || $kernels == "$2" ) ]] || continue
-		for l in ${lanes//,/ }; do
+		[[ $3 == ${EXPECTED[test]} && ( ${EXPECTED[kernels]} == any || ${EXPECTED[kernels]} == "$2" ) ]] || continue
+		for l in ${EXPECTED[lanes]//,/ }; do
 			# shellcheck disable=SC2053
-			if [[ $1 == $l ]]; then
-				printf '%s %s\n' "$outcome" "$reason"
-				return
-			fi
+			[[ $1 != $l ]] || return 0
 		done
+	done <"$ROOT/ci/expectations"
+	EXPECTED=([outcome]='' [words]='' [reason]='')
+}
+
+# check_expectations: that every line can be read.
+check_expectations() {
+	local line code
+
+	while IFS= read -r line; do
+		read_expectation "$line" || continue
+		# shellcheck disable=SC2319 # 2: no regular expression
+		[[ '' =~ ${EXPECTED[words]} ]] 2>/dev/null && code=0 || code=$?
+		[[ ${EXPECTED[kernels]} =~ ^(any|base|stack)$ && ${EXPECTED[outcome]} =~ ^(skip|fail|omit)$ &&
+			${EXPECTED[reason]} && $code != 2 ]] || die $E_USAGE "ci/expectations: cannot read '$line'"
 	done <"$ROOT/ci/expectations"
 }

@@ -1,15 +1,34 @@
 # shellcheck shell=bash
-# Kernel splats in a console log, by the policy in ci/splats. Sourced by ci/run and the tests.
+# Kernel splats in a console log, by the policy in ci/splats, whose format is in ci/README.md.
+# Sourced by ci/run and the tests, after scripts/common.sh.
 #
-# ci/splats/deny    extended regular expressions, one a line, each under a comment that says
-#                   what it stands for; a console line that matches is a splat
-# ci/splats/allow   the same, for lines that are known and harmless, each with its reason
-# ci/splats/errata  the same, for lines that show that the emulator is at fault
-#
-# A log that is missing or empty is a splat: a check that saw nothing has not passed.
+# A scan that can't be made has found nothing, and is no pass: a policy that cannot be read, or that
+# lets everything through, is an error, and a log that is missing or empty is a splat.
 
-patterns() {
-	grep -vE '^(#|$)' "$1" || true
+declare -gA POLICY=()	# file below ci/splats -> its patterns
+
+# read_policy: fills POLICY. A "^" at the beginning of a pattern is the beginning of the kernel's words:
+# of the line, behind the "TEST: " of by_test(), or what follows a time stamp, if there is one.
+read_policy() {
+	local name words code
+
+	for name in deny allow errata aftermath; do
+		code=0
+		words=$(grep -vE '^(#|$)' "$ROOT/ci/splats/$name") || code=$?
+		((code < 2)) || die $E_USAGE "cannot read ci/splats/$name"
+		[[ $words || $name == allow ]] || die $E_USAGE "ci/splats/$name holds no pattern"
+		# "a^" matches nothing, where an empty pattern would match everything.
+		POLICY[$name]=$(sed -E 's/^\^/(^[^ ]+: |\\] *)/' <<<"${words:-a^}")
+		code=0
+		grep -qE -e "${POLICY[$name]}" <<<'boot: [    0.000000] Linux version 7' 2>/dev/null || code=$?
+		((code != 0)) || die $E_USAGE "ci/splats/$name: a pattern matches every line, or nearly so (blanks?)"
+		((code == 1)) || die $E_USAGE "ci/splats/$name: a pattern is no extended regular expression"
+	done
+}
+
+# by_policy NAME [-v]: the lines on stdin that match, or don't.
+by_policy() {
+	LC_ALL=C grep -aE ${2+"$2"} -e "${POLICY[$1]}" || (($? == 1))
 }
 
 # by_test LOG: the lines, each behind "TEST: ", TEST being the one that ran at the time, or "boot".
@@ -24,34 +43,37 @@ by_test() {
 splats() {
 	local found
 
+	read_policy
 	if [[ ! -s $1 ]]; then
 		echo "boot: the console log $1 is missing or empty"
 		return 1
 	fi
-	# The two greps must not share a pipeline: an empty allow list would match everything.
-	found=$(by_test "$1" |
-		grep -aE -f <(patterns "$ROOT/ci/splats/deny") || true)
-	if [[ $found && $(patterns "$ROOT/ci/splats/allow") ]]; then
-		found=$(grep -avE -f <(patterns "$ROOT/ci/splats/allow") <<<"$found" || true)
-	fi
-	[[ -z $found ]] && return 0
+	found=$(by_test "$1" | by_policy deny | by_policy allow -v) || die $E_ENV "cannot search $1"
+	[[ $found ]] || return 0
 	printf '%s\n' "$found"
 	return 1
 }
 
-# blame_emulator DIR: if the console shows an erratum of the emulator, makes that the outcome of the
-# test it came with and of those that didn't pass after it, in DIR/outcomes, and drops their splats
-# from DIR/splats. Exit 0 if so, 1 if there is none.
+# blame_emulator DIR: if the console shows a sign of an erratum of the emulator, makes that the outcome,
+# in DIR/outcomes, of the test it came with and of those that didn't pass after it, and drops sign and
+# aftermath from their splats in DIR/splats. Any other splat stays. Exit 0 if so, 1 if there is none.
 blame_emulator() {
-	local sign
+	local signs
 
-	sign=$(by_test "$1/console" | grep -aE -m1 -f <(patterns "$ROOT/ci/splats/errata") || true)
-	[[ $sign ]] || return 1
-	awk -F'\t' -v OFS='\t' -v first="${sign%%: *}" -v why="${sign#*: }" '
+	read_policy
+	signs=$(by_test "$1/console" | by_policy errata) || die $E_ENV "cannot search $1/console"
+	[[ $signs ]] || return 1
+	signs=${signs%%$'\n'*}
+	awk -F'\t' -v OFS='\t' -v first="${signs%%: *}" -v why="${signs#*: }" '
 		$1 == first { since = 1 }
 		$1 == first || (since && $2 != "passed" && $2 != "skipped") { $2 = "erratum"; $4 = why }
 		{ print }' "$1/outcomes" >"$1/outcomes.new"
 	mv "$1/outcomes.new" "$1/outcomes"
-	grep -vFf <(awk -F'\t' '$2 == "erratum" { print $1 ": " }' "$1/outcomes") "$1/splats" >"$1/splats.new" || true
+	{ by_policy errata <"$1/splats"; by_policy aftermath <"$1/splats"; } >"$1/forgiven"
+	awk -F'\t' -v outcomes="$1/outcomes" -v forgiven="$1/forgiven" '
+		FILENAME == outcomes { if ($2 == "erratum") blamed[$1]; next }
+		FILENAME == forgiven { forgive[$0]; next }
+		!(substr($0, 1, index($0, ": ") - 1) in blamed && $0 in forgive)' \
+		"$1/outcomes" "$1/forgiven" "$1/splats" >"$1/splats.new"
 	mv "$1/splats.new" "$1/splats"
 }

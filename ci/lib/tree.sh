@@ -10,7 +10,10 @@ snapshot() {
 
 	index=$(mktemp "$BUILD/snapshot.XXXXXX")
 	cp "$LINUX/.git/index" "$index"
-	GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A .
+	# Debian's .gitignore ignores every new file, hence -f. Builds leave nothing there, editors and
+	# patch do.
+	GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A -f . \
+		':!*.o' ':!*.rej' ':!*.orig' ':!*~' ':!*.sw[op]' ':!tags' ':!cscope.*'
 	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
 	rm -f "$index"
 }
@@ -40,6 +43,84 @@ with_patch() {
 		die $E_STACK "$(basename "$2") does not apply: $(head -n 1 "$BUILD/mutant.log")"
 	fi
 	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+	rm -f "$index"
+}
+
+# share_objects DIR: has build/linux find the objects of DIR's repository, and prints where they are.
+share_objects() {
+	local objects line known=$LINUX/.git/objects/info/alternates
+
+	objects=$(cd "$1" && realpath "$(git rev-parse --git-path objects)")
+	# Without those of repositories that are gone.
+	{ cat "$known" 2>/dev/null || true; echo "$objects"; } | sort -u | while IFS= read -r line; do
+		[[ ! -d $line ]] || printf '%s\n' "$line"
+	done >"$known.new"
+	mv "$known.new" "$known"
+	printf '%s\n' "$objects"
+}
+
+# user_tree DIR [REF]: the tree object of a work tree of the user's as it stands, uncommitted and new
+# files included, or of REF there. DIR is only read.
+user_tree() {
+	local dir=$1 objects index
+
+	[[ -f $dir/Kbuild && -d $dir/virt/kvm ]] || die $E_USAGE "$dir is not a kernel tree"
+	[[ $(git -C "$dir" rev-parse --show-toplevel 2>/dev/null) -ef $dir ]] ||
+		die $E_USAGE "$dir is not a git work tree: git -C $dir init && git -C $dir add -A -f && git -C $dir commit"
+	objects=$(share_objects "$dir")
+	if [[ ${2-} ]]; then
+		git -C "$dir" rev-parse -q --verify "$2^{tree}" || die $E_USAGE "$dir has no commit '$2'"
+		return
+	fi
+	index=$(mktemp "$BUILD/user.XXXXXX")
+	cp "$(cd "$dir" && realpath "$(git rev-parse --git-path index)")" "$index"
+	(
+		export GIT_OPTIONAL_LOCKS=0 GIT_INDEX_FILE=$index GIT_OBJECT_DIRECTORY=$LINUX/.git/objects
+		export GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects
+		git -C "$dir" add -A . && git -C "$dir" write-tree
+	) || die $E_ENV "cannot take a snapshot of $dir"
+	rm -f "$index"
+}
+
+# user_tree_name DIR [REF]: for reports: DIR, the commit, and whether there is more to it.
+user_tree_name() {
+	printf '%s %s%s\n' "$1" "$(git -C "$1" rev-parse --short=12 "${2-HEAD}")" \
+		"$([[ ${2-} || -z $(GIT_OPTIONAL_LOCKS=0 git -C "$1" status --porcelain | head -n 1) ]] || echo -dirty)"
+}
+
+# stack_on TREE TOPICS: the tree object of the series, or of its TOPICS, on TREE, merged 3-way where
+# it takes that. What conflicts is left out. Tells, on stderr, how each patch fares.
+stack_on() {
+	local topics=" ${2//,/ } " index before line topic='' file state taken=0 count=0
+
+	index=$(mktemp "$BUILD/onto.XXXXXX")
+	in_index() {
+		GIT_INDEX_FILE=$index git -C "$LINUX" "$@"
+	}
+	in_index read-tree "$1"
+	while IFS= read -r line; do
+		[[ $line != "# topic: "* ]] || { line=${line#\# topic: }; topic=${line%% *}; }
+		[[ $line == *.patch && ($topics == "  " || $topics == *" $topic "*) ]] || continue
+		file=$ROOT/patches/$line
+		before=$(in_index write-tree)
+		count=$((count + 1))
+		if in_index apply --cached "$file" 2>/dev/null; then
+			state=applies
+		elif in_index apply --cached --check --reverse "$file" 2>/dev/null; then
+			state=upstream
+		elif in_index apply --cached --3way "$file" >/dev/null 2>&1 && [[ -z $(in_index ls-files -u) ]]; then
+			state=3-way
+		else
+			in_index read-tree "$before"
+			state=conflicts
+		fi
+		[[ $state == conflicts || $state == upstream ]] || taken=$((taken + 1))
+		printf '%-10s %s\n' "$state" "$line" >&2
+	done <"$ROOT/series"
+	((count)) || die $E_USAGE "series has no topic of ${2//,/, }; there are: $(sed -n 's/^# topic: \([a-z0-9-]*\) .*/\1/p' "$ROOT/series" | paste -sd' ')"
+	((taken)) || die $E_STACK "nothing of the stack applies there"
+	say "$taken of $count patches are on top"
+	in_index write-tree
 	rm -f "$index"
 }
 
@@ -74,13 +155,28 @@ kernel_sources() {
 	git -C "$LINUX" ls-tree "$1:arch" | grep -vE $'\t('"$others"')$'
 }
 
+# toolchain_id COMPILER [BINUTILS-PREFIX]: all versions that what it builds may depend on.
+toolchain_id() {
+	"$1" --version | head -n 1
+	"${2-${1%gcc}}ld" --version | head -n 1
+	"${2-${1%gcc}}as" --version | head -n 1
+}
+
+# cpu_seconds: what this program and all it has waited for have used, user and system.
+cpu_seconds() {
+	awk '{ printf "%d\n", ($14 + $15 + $16 + $17) / 100 }' "/proc/$$/stat"
+}
+
 # checkout_tree TREE NAME: waits for build/NAME, keeps it until the program ends, and makes it hold
 # TREE; only files that differ are written.
 checkout_tree() {
 	local src=$BUILD/$2
 
 	exec 9>"$src.lock"
-	flock 9
+	if ! flock -n 9; then
+		say "waiting for build/$2, which another build uses"
+		flock 9
+	fi
 	if [[ ! -e $src/.git ]]; then
 		say "checking out build/$2"
 		rm -rf "$src"

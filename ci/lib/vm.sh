@@ -2,10 +2,18 @@
 # One VM: its initramfs, its command line, and watching it until it is done or lost.
 # Sourced by ci/run, after scripts/common.sh, ci/lib/lane.sh and ci/lib/bochs.sh.
 
-# A VM that says nothing on the verdict port for so long (init beats every 5 s) is lost.
-readonly SILENCE=${KVM_CI_SILENCE:-90}
+# A time limit is there to end a test that hangs, not to measure the host. So a test may take a
+# multiple of the seconds in its set, which a quiet machine needs, and a VM that hangs is found by
+# its silence: init beats every 5 s.
+readonly PATIENCE=${KVM_CI_PATIENCE:-3}
+[[ $PATIENCE =~ ^[1-9][0-9]{0,2}$ ]] || die $E_USAGE "KVM_CI_PATIENCE takes a number from 1 to 999, not '$PATIENCE'"
+readonly SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
 # Where busybox comes from for an architecture that this machine is not.
 readonly BUSYBOX_SUITE=bookworm
+
+APPEND=''	# what the user adds to each kernel's command line
+QEMU_ARGS=()	# what the user adds to QEMU's
+ACCEL=''	# the accelerator that the user insists on
 
 # nests FLAG MODULE: whether the host's CPU has FLAG, and MODULE hands it on to guests. A /dev/kvm
 # without the flag is a paravirtual host's, and of no use. The variables are for the tests.
@@ -14,24 +22,38 @@ nests() {
 		grep -qE '^[Y1]' "${KVM_CI_MODULES:-/sys/module}/$2/parameters/nested" 2>/dev/null
 }
 
+# hardware: whether the host's nests. Any will do for an x86 lane: what a lane turns off, it turns off
+# for AMD and for Intel.
+hardware() {
+	[[ ${LANE[cpu]} == *svm* || ${LANE[cpu]} == host ]] && { nests svm kvm_amd || nests vmx kvm_intel; }
+}
+
 # accelerator: "kvm" if the host can run this lane's guests with nested hardware virtualization, else
-# "tcg". The lanes that QEMU can emulate have SVM, so nesting must be AMD's for them; for "cpu=host",
-# either will do, and one there must be. "bochs" for a lane of that emulator;
-# hardware has no "icount=".
+# "tcg"; what the user insists on, or exit 3. "bochs" for a lane of that emulator; hardware has no "icount=".
 accelerator() {
+	local needed="hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
+
 	if is_bochs; then
 		echo bochs
 	elif [[ ${LANE[icount]-} ]]; then
 		echo tcg
-	elif [[ ${LANE[cpu]} == *svm* || ${LANE[cpu]} == host ]] && nests svm kvm_amd; then
-		echo kvm
-	elif [[ ${LANE[cpu]} == host ]] && nests vmx kvm_intel; then
-		echo kvm
 	elif [[ ${LANE[cpu]} == host ]]; then
-		die $E_ENV "lane ${LANE[name]} needs hardware that nests: svm or vmx in /proc/cpuinfo, /dev/kvm, and kvm_amd or kvm_intel with nested=1"
+		[[ $ACCEL != tcg ]] || die $E_USAGE "lane ${LANE[name]} is for hardware, not for --accel tcg"
+		hardware || die $E_ENV "lane ${LANE[name]} needs $needed"
+		echo kvm
+	elif [[ $ACCEL == kvm ]]; then
+		hardware || die $E_ENV "--accel kvm: lane ${LANE[name]} needs $needed; --accel tcg emulates it"
+		echo kvm
+	elif [[ $ACCEL != tcg ]] && hardware; then
+		echo kvm
 	else
 		echo tcg
 	fi
+}
+
+# races: whether the lane's emulator runs CPUs on threads of their own, as its errata take.
+races() {
+	[[ $(accelerator) == tcg && -z ${LANE[icount]-} && ${LANE[smp]} != 1 ]]
 }
 
 # build_program NAME: ci/guest/NAME.c, static, for the lane's architecture; prints the path.
@@ -61,7 +83,7 @@ lane_busybox() {
 		(cd "$debs" && private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" update &&
 			private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" download busybox-static &&
 			dpkg-deb -x busybox-static_*.deb .) >"$log" 2>&1 ||
-			die $E_ENV "cannot download busybox-static:$arch: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
+			die $E_ENV "cannot download busybox-static:$arch: $(apt_error "$log")"
 	fi
 	printf '%s\n' "$debs/bin/busybox"
 }
@@ -84,7 +106,7 @@ lane_emulator() {
 		(private_apt "$suite" apt-get update &&
 			private_apt "$suite" apt-get -o Dir::State::status="$root/status" -o Dir::Cache::archives="$root/debs" \
 				-o Debug::NoLocking=1 -y --download-only --no-install-recommends install "$package") >"$log" 2>&1 ||
-			die $E_ENV "cannot download $package of $suite: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
+			die $E_ENV "cannot download $package of $suite: $(apt_error "$log")"
 		for deb in "$root"/debs/*.deb; do
 			dpkg-deb -x "$deb" "$root" || die $E_ENV "cannot unpack $deb: disk full?"
 		done
@@ -168,66 +190,117 @@ make_initramfs() {
 	make_cpio "$root" "$dir/initramfs"
 }
 
-# kernel_cmdline: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
+# kernel_cmdline [WORDS]: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
 # scheduler sets apart.
 kernel_cmdline() {
-	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s' "${LANE[console]}" \
-		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${CMDLINE-}"
+	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s%s' "${LANE[console]}" \
+		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${1-}" "${APPEND:+ $APPEND}"
 }
 
-# vm_command DIR IMAGE ACCEL: fills COMMAND, which runs the lane's machine, less its first serial port.
+# vm_command IMAGE ACCEL [WORDS]: fills COMMAND, which runs the lane's machine, less its first serial
+# port, in the folder that has the VM's files: no path of the user's gets into the emulator's options.
+# WORDS go to the kernel.
 vm_command() {
 	lane_emulator
 	if is_bochs; then
-		bochs_command "$@"
+		bochs_command
 	else
 		qemu_command "$@"
 	fi
 }
 
+# max_ports: QEMU polls two descriptors for each port that there could be.
 qemu_command() {
 	local cpu=${LANE[cpu]}
 
-	[[ $3 == kvm ]] && cpu=host
-	COMMAND=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$3" -cpu "$cpu"
+	[[ $2 == kvm ]] && cpu=host
+	COMMAND=("${EMULATOR[@]}" -machine "${LANE[machine]}" -accel "$2" -cpu "$cpu"
 		${LANE[icount]+-icount "${LANE[icount]}"}
 		-smp "${LANE[smp]}" -m "${LANE[memory]}" -nodefaults -no-user-config -no-reboot
-		-d cpu_reset -D "$1/cpu_reset" -display none -kernel "$2" -initrd "$1/initramfs"
-		-append "$(kernel_cmdline)"
-		-device virtio-serial-pci -chardev "file,id=verdict,path=$1/verdict"
-		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict")
+		-d cpu_reset -D cpu_reset -display none -kernel "$1" -initrd initramfs
+		-append "$(kernel_cmdline "${3-}")"
+		-device "virtio-serial-pci,max_ports=2" -chardev "file,id=verdict,path=verdict"
+		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict" ${QEMU_ARGS[@]+"${QEMU_ARGS[@]}"})
+}
+
+# start_vm DIR: runs COMMAND in DIR; VM_PID is its process, which ends when this one does, and holds
+# nothing that another run could wait for.
+start_vm() {
+	(cd "$1" && exec setpriv --pdeathsig KILL -- "${COMMAND[@]}") <&0 8>&- &
+	VM_PID=$!
+}
+
+# show_registers DIR: ends the VM, after having asked QEMU's monitor what all of its CPUs are at:
+# DIR/registers. A QEMU that hangs itself does not keep us.
+show_registers() {
+	local cat i
+
+	[[ -p $1/monitor.in ]] || return 0
+	# Open before QEMU is asked, so that nothing is lost if it has quit before cat begins.
+	# shellcheck disable=SC2094 # pipes
+	exec 4<>"$1/monitor.in" 5<>"$1/monitor.out" 6<"$1/monitor.out"
+	timeout 20 cat <&6 >"$1/registers.raw" 4>&- 5>&- 6<&- 8>&- &
+	cat=$!
+	printf 'info registers -a\nquit\n' >&4
+	for ((i = 0; i < 100; i++)); do
+		kill -0 "$VM_PID" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -KILL "$VM_PID" 2>/dev/null || true
+	exec 4>&- 5>&- 6<&-
+	wait $cat || true
+	# Without what the monitor's line editor echoes.
+	sed -e 's/\r$//' -e '/\x1b/d' "$1/registers.raw" >"$1/registers"
+	rm "$1/registers.raw"
+}
+
+# write_command DIR: DIR/command, which boots the VM of DIR again, beside what is left of the first time.
+write_command() {
+	cat >"$1/command" <<-EOF
+		#!/bin/bash
+		# Boots this VM again as ci/run did, in a new folder "again" next to this file.
+		set -e
+		cd "\$(dirname "\$0")"
+		[[ -e initramfs || -e cd ]] || { echo "what it boots is kept only if a VM was lost" >&2; exit 3; }
+		mkdir again
+		ln -st again ../initramfs ../cd ../debugger
+		cd again
+		exec $(printf '%q ' "${COMMAND[@]}")
+	EOF
+	chmod +x "$1/command"
 }
 
 # boot DIR IMAGE ACCEL SECONDS: runs the VM of DIR/initramfs for at most SECONDS. Leaves
-# DIR/verdict, DIR/console, DIR/cpu_reset and DIR/emulator.log. Prints, as the last thing, how it ended:
+# DIR/verdict, DIR/console, DIR/cpu_reset, DIR/emulator.log and DIR/command. END is how it ended:
 #   done     init reached the end of the plan
 #   bail     init could not begin (its words are in DIR/verdict)
 #   panic    the kernel panicked
-#   silent   no word for $SILENCE seconds, killed
-#   overtime past SECONDS, killed
+#   silent   no word for $SILENCE seconds, killed; DIR/registers
+#   overtime past SECONDS, killed; DIR/registers
 #   triple-fault  the lane's own kernel triple faulted; DIR/cpu_reset has the registers
 #   gone     the emulator ended before init did
 #   refused  the emulator did not start
 boot() {
-	local dir=$1 pid seen=0 size=0 last=$SECONDS begin=$SECONDS end='' line
+	local dir=$1 seen=0 size=0 last=$SECONDS begin=$SECONDS line
 
-	vm_command "$@"
-	rm -f "$dir/verdict" "$dir/console"
+	END=
+	vm_command "$2" "$3"
+	rm -f "$dir"/{verdict,console,monitor.in,monitor.out}
 	: >"$dir/verdict"
 	: >"$dir/console"
 	if is_bochs; then
-		bochs_media "$@"
-		COMMAND+=("com1: enabled=1, mode=file, dev=$dir/console")
+		bochs_media "$dir" "$2"
+		COMMAND+=("com1: enabled=1, mode=file, dev=console")
+		write_command "$dir"
 	else
-		COMMAND+=(-serial "file:$dir/console")
+		COMMAND+=(-serial file:console)
+		write_command "$dir"
+		mkfifo "$dir"/monitor.{in,out}
+		COMMAND+=(-chardev "pipe,id=monitor,path=monitor" -mon "chardev=monitor,mode=readline")
 	fi
-	printf '%q ' "${COMMAND[@]}" >"$dir/command"
-	"${COMMAND[@]}" >"$dir/emulator.log" 2>&1 </dev/null &
-	pid=$!
-	# A run that is killed takes its VM along.
-	VM_PID=$pid
+	start_vm "$dir" >"$dir/emulator.log" 2>&1 </dev/null
 
-	while kill -0 "$pid" 2>/dev/null; do
+	while kill -0 "$VM_PID" 2>/dev/null; do
 		sleep 0.2
 		line=$(wc -c <"$dir/verdict")
 		if ((line != size)); then
@@ -236,45 +309,82 @@ boot() {
 			seen=$(progress "$dir/verdict" "$seen")
 		fi
 		if ((SECONDS - last > SILENCE)); then
-			end=silent
+			END=silent
 		elif ((SECONDS - begin > $4)); then
-			end=overtime
+			END=overtime
 		fi
-		if [[ $end ]]; then
-			kill -KILL "$pid" 2>/dev/null || true
+		if [[ $END ]]; then
+			show_registers "$dir"
+			kill -KILL "$VM_PID" 2>/dev/null || true
 			break
 		fi
 	done
-	wait "$pid" 2>/dev/null || true
+	wait "$VM_PID" 2>/dev/null || true
 	VM_PID=
 	progress "$dir/verdict" "$seen" >/dev/null
 
 	if grep -q '^# done' "$dir/verdict"; then
-		echo "done"
+		END='done'
 	elif grep -q '^Bail out!' "$dir/verdict"; then
-		echo bail
+		END=bail
 	elif grep -q 'Kernel panic' "$dir/console"; then
-		echo panic
-	elif [[ $end ]]; then
-		echo "$end"
+		END=panic
+	elif [[ $END ]]; then
+		:
 	elif grep -q 'Triple fault' "$dir/cpu_reset"; then
-		echo triple-fault
+		END=triple-fault
 	elif [[ ! -s $dir/console ]]; then
-		echo refused
+		END=refused
 	else
-		echo gone
+		END=gone
 	fi
 }
 
-# progress FILE SEEN: tells, on stderr, of the results in complete lines after line SEEN; prints the
-# new SEEN.
+# progress FILE SEEN: tells, on stderr, of the results in complete lines after line SEEN, and of how many
+# there are to be; prints the new SEEN.
 progress() {
-	local n
+	local n total
+
+	total=$(grep -c '^test ' "$(dirname "$1")/plan" || true)
 
 	n=$(wc -l <"$1")
 	sed -n "$(($2 + 1)),${n}p" "$1" | { grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' || true; } |
-		while read -r line; do
+		sed -E "s,^((not )?ok [0-9]+) ,\\1/$total ," | while read -r line; do
 			say "$PROGRESS: ${line#\# }"
 		done
 	echo "$n"
+}
+
+# blame_host DIR: a VM that this machine has no room for says nothing about the kernel.
+blame_host() {
+	local words
+
+	! full "$1" || die $E_ENV "disk full: nothing can be written to $BUILD; make room, then again"
+	words=$(no_room "$1/emulator.log")
+	[[ -z $words ]] || die $E_ENV "this machine has no room for a VM of ${LANE[memory]}: $words"
+}
+
+readonly KEPT=(verdict console cpu_reset emulator.log command)	# what the cache keeps of a VM
+
+# cache_vm DIR CACHED: all of it or nothing.
+cache_vm() {
+	rm -rf "$2.new"
+	mkdir -p "$2.new"
+	if cp "${KEPT[@]/#/$1/}" "$2.new/"; then
+		rm -rf "$2"
+		mv -T "$2.new" "$2"
+	else
+		say "the results of this VM are not kept for later runs: is $CACHE full?"
+		rm -rf "$2.new"
+	fi
+}
+
+# whole_vm CACHED: whether all of it is there, and of a VM that came to its end.
+whole_vm() {
+	local file
+
+	for file in "${KEPT[@]}"; do
+		[[ -f $1/$file ]] || return 1
+	done
+	grep -q '^# done' "$1/verdict"
 }

@@ -10,7 +10,7 @@ fetch_base_package() {
 	mkdir -p "$BUILD/apt" "$CACHE/deb"
 	if ! private_apt "$suite" apt-get update >"$log" 2>&1 || grep -q '^[WE]: Failed to fetch' "$log"; then
 		deb=$(find "$CACHE/deb" -name "${package}_*_all.deb" | sort -V | tail -n 1)
-		[[ $deb ]] || die $E_ENV "no network and no $package in $CACHE/deb: $(grep -m1 '^[WE]:' "$log")"
+		[[ $deb ]] || die $E_ENV "no network and no $package in $CACHE/deb: $(apt_error "$log")"
 		say "no network: using $(basename "$deb") from the cache"
 		printf '%s\n' "$deb"
 		return
@@ -23,7 +23,7 @@ fetch_base_package() {
 		say "downloading $package $version from $suite"
 		rm -rf "$BUILD/apt/download" && mkdir "$BUILD/apt/download"
 		(cd "$BUILD/apt/download" && private_apt "$suite" apt-get download "$package" >"$log" 2>&1) ||
-			die $E_ENV "cannot download $package: $(grep -m1 '^E:' "$log")"
+			die $E_ENV "cannot download $package: $(apt_error "$log")"
 		mv "$BUILD/apt/download/"*.deb "$deb"
 	fi
 	printf '%s\n' "$deb"

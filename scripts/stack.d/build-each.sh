@@ -26,22 +26,29 @@ each_patch() {
 
 # build_patch WORD CONFIG PATCH COMMIT
 build_patch() {
-	if "$ROOT/ci/kernel" --tree "$4" --config "$2" >/dev/null; then
-		pass "$1 builds: $3"
-	else
-		fault "$1 does not build: $3"
-	fi
+	local code=0
+
+	"$ROOT/ci/kernel" --tree "$4" --config "$2" >/dev/null || code=$?
+	case $code in
+	0) pass "$1 builds: $3" ;;
+	"$E_STACK") fault "$1 does not build: $3" ;;
+	# Disk, packages, network: says nothing about the patch, nor would it about the next one.
+	*) die $code "build-each stopped at $3, which is not at fault: see above" ;;
+	esac
 }
 
 # build_x86 PATCH COMMIT, with verb_build_each()'s boot
 build_x86() {
+	local code=0
+
 	build_patch x86 werror "$1" "$2"
 	[[ $boot ]] || return 0
-	if "$ROOT/ci/run" --kernel "$2" --test smoke >&2; then
-		pass "boots: $1"
-	else
-		fault "does not boot and pass: $1"
-	fi
+	"$ROOT/ci/run" --kernel "$2" --test smoke >&2 || code=$?
+	case $code in
+	0) pass "boots: $1" ;;
+	"$E_USAGE" | "$E_ENV") exit "$code" ;;
+	*) fault "does not boot and pass: $1" ;;
+	esac
 }
 
 # build_others PATCH COMMIT, with verb_build_each()'s last
@@ -56,7 +63,7 @@ build_others() {
 }
 
 verb_build_each() {
-	local topic='' boot='' list p config passes faults counts
+	local topic='' boot='' list p config passes faults counts code=0
 	local -A last=()
 
 	while (($#)); do
@@ -91,7 +98,7 @@ verb_build_each() {
 	trap "kill -- -$! 2>/dev/null || true" EXIT
 	trap 'exit 130' INT TERM
 	each_patch "$list" build_x86
-	wait $! || die $E_STACK "build-each did not get to its end"
+	wait $! || die $? "build-each did not get to its end"
 	trap - EXIT
 	read -r passes faults <"$counts"
 	PASSES=$((PASSES + passes)) FAULTS=$((FAULTS + faults))

@@ -51,7 +51,7 @@ check_changelog() {
 	words=$(grep -vE '^[A-Z][A-Za-z-]+: |^ ' <<<"$body" || true)
 
 	if grep -qE '^(virt|arch/[a-z0-9]+)/kvm|selftests/kvm' < <(git apply --numstat "$file" | cut -f3); then
-		[[ $subject =~ ^KVM:\ ((x86|x86/mmu|x86/pmu|x86/xen|arm64|selftests|SVM|nSVM|VMX|nVMX):\ )?[A-Z] ]] ||
+		[[ $subject =~ ^(RISC-V:\ |LoongArch:\ )?KVM:\ ((x86|x86/mmu|x86/pmu|x86/xen|arm64|arm64:\ nv|s390|guest_memfd|TDX|selftests|SVM|nSVM|VMX|nVMX):\ )?[A-Z] ]] ||
 			echo "shortlog '$subject' is not 'KVM: TOPIC: Capitalised ...'"
 	fi
 	[[ $subject == *. ]] && echo "shortlog ends with a full stop"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * How often a function of the kernel is called, and for how long it runs, with those it
- * calls, by ftrace's function profiler, i.e. needs a kernel with CONFIG_FUNCTION_PROFILER.
+ * calls, by ftrace's function profiler, i.e. needs a kernel with CONFIG_FUNCTION_PROFILER,
+ * and nobody else who uses ftrace: there is one filter for all.
  */
 #ifndef SELFTEST_KVM_FUNCTION_PROFILE_H
 #define SELFTEST_KVM_FUNCTION_PROFILE_H
@@ -10,6 +11,7 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -31,14 +33,41 @@ static inline void write_tracing_file(const char *file, const char *value)
 	close(fd);
 }
 
+static inline bool tracing_file_begins(const char *file, const char *value)
+{
+	FILE *f = fopen(file, "r");
+	char line[128] = "";
+
+	if (!f)
+		return false;
+	if (!fgets(line, sizeof(line), f))
+		line[0] = '\0';
+	fclose(f);
+	return !strncmp(line, value, strlen(value));
+}
+
 static inline bool function_profile_usable(void)
 {
-	return !access(TRACING "function_profile_enabled", W_OK);
+	return !access(TRACING "function_profile_enabled", W_OK) &&
+	       tracing_file_begins(TRACING "function_profile_enabled", "0") &&
+	       tracing_file_begins(TRACING "current_tracer", "nop") &&
+	       tracing_file_begins(TRACING "set_ftrace_filter", "#### all functions enabled");
+}
+
+/* Back to what function_profile_usable() wants. */
+static inline void function_profile_end(void)
+{
+	write_tracing_file(TRACING "function_profile_enabled", "0");
+	write_tracing_file(TRACING "set_ftrace_filter", "");
 }
 
 /* Starts at zero. */
 static inline void function_profile_start(const char *function)
 {
+	static bool ends_at_exit;
+
+	if (!ends_at_exit)
+		ends_at_exit = !atexit(function_profile_end);
 	write_tracing_file(TRACING "set_ftrace_filter", function);
 	write_tracing_file(TRACING "function_profile_enabled", "1");
 }
@@ -69,7 +98,7 @@ static inline struct function_profile function_profile_stop(const char *function
 		fclose(file);
 	}
 	globfree(&g);
-	write_tracing_file(TRACING "set_ftrace_filter", "");
+	function_profile_end();
 	return sum;
 }
 

@@ -8,6 +8,8 @@
 #ifndef SELFTEST_KVM_NESTED_X86_H
 #define SELFTEST_KVM_NESTED_X86_H
 
+#include <linux/sizes.h>
+
 #include "kvm_util.h"
 #include "processor.h"
 #include "svm_util.h"
@@ -60,6 +62,15 @@ static inline gva_t vcpu_alloc_nested(struct kvm_vm *vm)
 	else
 		vcpu_alloc_svm(vm, &nested_gva);
 	return nested_gva;
+}
+
+/* In L1's page tables for L2: any CPU has pages of 2M. */
+static inline void tdp_map_2m(struct kvm_vm *vm, gpa_t l2_gpa, gpa_t gpa, u64 size)
+{
+	u64 offset;
+
+	for (offset = 0; offset < size; offset += SZ_2M)
+		__virt_pg_map(vm, &vm->stage2_mmu, l2_gpa + offset, gpa + offset, PG_LEVEL_2M);
 }
 
 #endif /* SELFTEST_KVM_NESTED_X86_H */

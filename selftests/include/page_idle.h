@@ -15,6 +15,7 @@
 #include <linux/bitops.h>
 
 #include "kvm_syscalls.h"
+#include "kvm_util.h"
 #include "test_util.h"
 
 #define PAGE_IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
@@ -26,24 +27,35 @@ static inline int open_page_idle(void)
 				   "Is CONFIG_IDLE_PAGE_TRACKING enabled?");
 }
 
-/* All of the memory must be present, and stay where it is. */
-static inline void look_up_pfns(void *mem, u64 page_size, u64 nr_pages, u64 *pfns)
+/*
+ * All of the memory must be present, and stay where it is.  False if it isn't, or without
+ * CAP_SYS_ADMIN, which it takes to know PFNs.
+ */
+static inline bool __look_up_pfns(void *mem, u64 page_size, u64 nr_pages, u64 *pfns)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);
 	u64 page, entry;
 
-	TEST_ASSERT(fd >= 0, "/proc/self/pagemap: %s", strerror(errno));
+	if (fd < 0)
+		return false;
 	for (page = 0; page < nr_pages; page++) {
 		off_t index = (unsigned long)mem / page_size + page;
 
 		TEST_ASSERT(pread(fd, &entry, 8, index * 8) == 8,
 			    "/proc/self/pagemap: %s", strerror(errno));
 		/* Bit 63: present.  Bits 54:0: the PFN. */
-		TEST_ASSERT(entry >> 63, "Page %lu isn't present", page);
 		pfns[page] = entry & GENMASK_ULL(54, 0);
-		__TEST_REQUIRE(pfns[page], "Looking up PFNs requires CAP_SYS_ADMIN");
+		if (!(entry >> 63) || !pfns[page])
+			break;
 	}
 	close(fd);
+	return page == nr_pages;
+}
+
+static inline void look_up_pfns(void *mem, u64 page_size, u64 nr_pages, u64 *pfns)
+{
+	__TEST_REQUIRE(__look_up_pfns(mem, page_size, nr_pages, pfns),
+		       "Looking up PFNs requires CAP_SYS_ADMIN, and memory that isn't swapped");
 }
 
 static inline u64 read_page_idle(int fd, u64 word)

@@ -77,13 +77,16 @@ static inline void shadow_vm_create(struct shadow_vm *s, u64 nr_tables, void *gu
 	gva_t nested_gva;
 
 	s->nested = kvm_is_tdp_enabled();
-	s->vm = vm_create_with_one_vcpu(&s->vcpu, s->nested ? shadow_vm_l1_code : guest_code);
+	s->vm = vm_create_with_one_vcpu(&s->vcpu,
+					s->nested ? (void *)shadow_vm_l1_code : guest_code);
 
 	s->gpa = align_down((s->vm->max_gfn + 1) * PAGE_SIZE / 2, SZ_1G);
 	/* More memory than there is, nearly all of which stays unused. */
 	vm_userspace_mem_region_add(s->vm, VM_MEM_SRC_SHMEM, s->gpa, TABLES_SLOT,
 				    nr_tables * TABLE_SIZE / PAGE_SIZE, 0);
 	s->mem = addr_gpa2hva(s->vm, s->gpa);
+	/* Nor is it to be used for huge pages, of which there is one in each page table. */
+	madvise(s->mem, nr_tables * TABLE_SIZE, MADV_NOHUGEPAGE);
 
 	s->pt_gpa = align_up(s->gpa + nr_tables * TABLE_SIZE, SZ_1G);
 	s->pt_size = max_t(u64, PT_SLOT_MIN_SIZE, align_up(2 * nr_pts * PAGE_SIZE, SZ_2M));

@@ -1,0 +1,123 @@
+#!/usr/bin/env bats
+# VMs that do not come to their end, and runs that do not: nothing of them is left behind but what tells
+# why. With an emulator that is a script, see tests/fake.
+
+load common
+
+setup() {
+	fake_bed
+	export KVM_STACK_REPORT=$REPORT
+	ONE=(--kernel "$IMAGE" --lane svm-tdp --program "$PROGRAM")
+	VM=$REPORT/vm/svm-tdp.image-bzImage.1
+}
+
+# begun: waits until the VM of a run in the background is at its test; VM_PID is its process.
+begun() {
+	local i
+
+	for ((i = 0; i < 600; i++)); do
+		VM_PID=$(pgrep -f "fake/qemu-system" -P "$1" || true)
+		[[ ! $VM_PID ]] || ! grep -qs '^# begin' "$KVM_STACK_BUILD"/run/"$1"/*/verdict || return 0
+		sleep 0.1
+	done
+	echo "no VM"
+	return 1
+}
+
+# gone PID: whether the process ends. What should take a moment has ten seconds on a busy machine.
+gone() {
+	local i
+
+	for ((i = 0; i < 100; i++)); do
+		[[ -d /proc/$1 && $(awk '{ print $3 }' "/proc/$1/stat" 2>/dev/null) != Z ]] || return 0
+		sleep 0.1
+	done
+	echo "process $1 is still there"
+	return 1
+}
+
+@test "a run that ends by a signal takes its VM along, and frees its report" {
+	scene program hang
+	for signal in TERM HUP INT KILL; do
+		# INT is ignored by what a script starts in the background, unless it is told otherwise.
+		env --default-signal=INT "$RUN" "${ONE[@]}" >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+		run_pid=$!
+		begun $run_pid
+		kill -$signal $run_pid
+		gone $run_pid
+		gone $VM_PID
+		flock -n "$REPORT/.lock" true || { echo "$signal: the report is locked"; false; }
+		[[ $signal == KILL || -z $(ls "$KVM_STACK_BUILD/run") ]] || { echo "$signal: $(ls "$KVM_STACK_BUILD/run")"; false; }
+	done
+	# What was killed can't clean up; the next run does.
+	[[ $(ls "$KVM_STACK_BUILD/run") ]]
+	rm "$FAKE/program"
+	run "$RUN" "${ONE[@]}"
+	[[ $status == 0 && -z $(ls "$KVM_STACK_BUILD/run") ]] || { echo "$output"; false; }
+}
+
+@test "a run that ends while it builds a kernel ends the build, and frees its report" {
+	fake_trees
+	printf '#!/bin/sh\necho $$ >%s/building\nexec sleep 1000\n' "$FAKE" >"$PROJECT/ci/kernel"
+	for signal in TERM KILL; do
+		rm -f "$FAKE/building"
+		"$RUN" --kernel stack --lane svm-tdp --test fake >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+		run_pid=$!
+		for ((i = 0; i < 600; i++)); do
+			[[ ! -s $FAKE/building ]] || break
+			sleep 0.1
+		done
+		kill -$signal $run_pid
+		gone $run_pid
+		flock -n "$REPORT/.lock" true
+		gone "$(<"$FAKE/building")"
+	done
+}
+
+@test "a VM that goes silent: exit 4, its folder, its registers, and a command that boots it again" {
+	scene program hang
+	KVM_CI_SILENCE=1 run "$RUN" "${ONE[@]}"
+	[[ $status == 4 && $(outcome program) == lost && $output == *"VM lost (silent) after: # begin program (see $VM)"* ]] ||
+		{ echo "$output"; false; }
+	grep -q 'CPU#0' "$VM/registers"
+	run pgrep -f "$BATS_TEST_TMPDIR"
+	[[ -z $output ]]
+	# Again as it stands, from anywhere, and it passes.
+	rm "$FAKE/program"
+	(cd / && "$VM/command")
+	grep -q '^ok 1 program' "$VM/again/verdict"
+	! grep -q '^ok' "$VM/verdict"
+}
+
+@test "a VM that passes leaves no initramfs, and its command says so" {
+	run "$RUN" "${ONE[@]}"
+	[[ $status == 0 && ! -e $VM/initramfs ]]
+	run "$VM/command"
+	fails_with 3 "kept only if a VM was lost"
+}
+
+@test "a VM that goes away, one that panics, one that never speaks: told apart, each with its folder" {
+	scene program exit
+	run "$RUN" "${ONE[@]}"
+	[[ $status == 4 && $output == *"VM lost (gone)"*"$VM"* ]] || { echo "$output"; false; }
+	scene program '> [    2.0] Kernel panic - not syncing: x' exit
+	run "$RUN" "${ONE[@]}"
+	[[ $status == 5 && $output == *"Kernel panic - not syncing: x ($VM/console)"* ]] || { echo "$output"; false; }
+	scene silent exit
+	run "$RUN" "${ONE[@]}"
+	[[ $status == 5 && $output == *"booting it again, once"*"never came up"*"$REPORT/vm/svm-tdp.image-bzImage.anew1"* ]] ||
+		{ echo "$output"; false; }
+	rm "$FAKE"/{silent,program,boots}
+	scene silent.1 exit
+	run "$RUN" "${ONE[@]}"
+	[[ $status == 0 && $(outcome program) == passed ]] || { echo "$output"; false; }
+	grep -q "booted again" "$REPORT/summary.md"
+}
+
+@test "two runs do not share a report" {
+	mkdir -p "$REPORT"
+	exec 7>"$REPORT/.lock"
+	flock 7
+	run "$RUN" "${ONE[@]}"
+	fails_with 3 "another run is writing"
+}
