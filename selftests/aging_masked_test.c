@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Verify which pages KVM reports as young, and makes old, if the kernel asks it to
- * age a masked set of pages.
+ * Verify which pages KVM reports as young, and makes old, when MGLRU ages memory.
  *
- * MGLRU does so when it looks for pages that are in use, via the MMU notifier
- * clear_young_masked().  CONFIG_TEST_MMU_NOTIFIER provides a file by which the test
- * calls it itself, with windows and masks of its own.  The memory that is aged is
- * such that any mistake about where a bit belongs shows: several memslots, in another
- * order in guest memory than in host memory, that begin and end in the middle of
- * windows, with holes between them, two of them over the same host memory, and a second
- * VM that shares a part of it; and two memslots of huge pages.
+ * MGLRU asks KVM about up to BITS_PER_LONG pages at once, by a mask, and KVM traces what
+ * it was asked and what it said.  Age by MGLRU's debugfs file, read the trace, and
+ * compare it with a model of what the guests have accessed: KVM must report those pages
+ * of the mask as young that were accessed and weren't aged since, and must leave alone
+ * those that are not in the mask.
  *
- * Each round zaps all mappings, has the guests access some pages, i.e. has KVM map
- * these and no others, and then ages random windows.  A page must be reported as young
- * if it was accessed and wasn't aged since.  At the end nothing must be left but the
- * accessed pages that were in no mask.
+ * Masks have holes as the memory has: pages that are not there, and pages that another
+ * memory cgroup is charged for, which are not to be aged together with those of the
+ * first one, between them.  A mistake about where a bit belongs shows, as memslots are in
+ * another order in guest memory than in host memory, begin and end in the middle of
+ * windows, have holes between them, and two of them are over the same host memory, and as
+ * a second VM shares a part of it.
  *
  * Last, age pages that a vCPU has accessed and keeps faulting on: SPTEs that change
  * while KVM ages them must be reported as young.
  *
  * What can't be tested: accesses to pages that are mapped and old, as KVM doesn't
- * flush TLBs when it makes a page old.  Which of the pages that a huge mapping maps
- * was accessed, as all of them are young then.
+ * flush TLBs when it makes a page old.  Huge mappings, as MGLRU asks about small
+ * folios only this way.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +28,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <linux/bitmap.h>
@@ -36,21 +36,36 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "numaif.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
-#define CLEAR_YOUNG_MASKED	"/sys/kernel/debug/test_mmu_notifier/clear_young_masked"
+#include "cgroup_util.h"
+#include "lru_gen_util.h"
+
+#define TRACE_INSTANCE	"/sys/kernel/tracing/instances/aging_masked_test"
+#define TRACE_EVENTS	TRACE_INSTANCE "/events/kvm/"
+#define TRACE_FILE	TRACE_INSTANCE "/trace"
+
+/* Of the pages of a window, those that are 3 apart belong to the other cgroup. */
+static char memcg_names[2][64];
 
 /* Pages of host memory, of the size that the host uses. */
 #define NR_PAGES	256
-#define NR_HUGE_PAGES	4
-#define MAX_PAGES	(NR_HUGE_PAGES * SZ_2M / SZ_4K)
+#define NR_FAULT_PAGES	1024
+#define MAX_PAGES	NR_FAULT_PAGES
+/* More than wait in a CPU's batch for being put on an LRU list. */
+#define NR_FILLERS	64
 
 #define MAX_SLOTS	4
 #define FIRST_SLOT	10
-#define SLOT_GPA(slot)	(SZ_4G + (u64)(slot) * SZ_32M)
-#define SLOT_GVA(slot)	(0x100000000ul + (slot) * SZ_32M)
+#define SLOT_GPA(slot)	(SZ_4G + (u64)(slot) * SZ_128M)
+#define SLOT_GVA(slot)	(0x100000000ul + (slot) * SZ_128M)
+
+/* Rounds in which pages were migrated don't count; so many may not in a row. */
+#define MAX_RETRIES	10
 
 /* Shared with the guest. */
 enum access {
@@ -80,6 +95,8 @@ struct test_vm {
 	struct kvm_vcpu *vcpu;
 	const struct slot *slots;
 	struct guest_slot *guest_slots;
+	/* The model. */
+	bool young[MAX_PAGES];
 };
 
 /* Pages 40 to 46 and 100 to 109 are in no memslot, 60 to 69 are in two. */
@@ -97,12 +114,13 @@ static const struct slot shared_slots[] = {
 	{ },
 };
 
-static int door;
+static char *cgroups[2];
 static void *mem;
 static u64 mem_pages;
-/* Pages that are young or old together. */
-static u64 group_pages = 1;
-static bool young[MAX_PAGES];
+/* Which cgroup is charged for the page, -1 if it isn't there. */
+static int owner[MAX_PAGES];
+static bool asked[MAX_PAGES];
+static u64 nr_asked, nr_asked_young, nr_windows;
 static struct kvm_random_state rng;
 
 static void guest_code(void)
@@ -135,71 +153,170 @@ static void run_guest(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
 }
 
-static unsigned long age(s64 page, unsigned long mask)
+static bool write_file(const char *path, const char *value)
 {
-	char buf[64];
-	int len;
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	bool done;
 
-	len = snprintf(buf, sizeof(buf), "%lx %lx",
-		       (unsigned long)mem + page * page_size, mask);
-	TEST_ASSERT(write(door, buf, len) == len, "%s: %s", CLEAR_YOUNG_MASKED, strerror(errno));
-	len = pread(door, buf, sizeof(buf) - 1, 0);
-	TEST_ASSERT(len > 0, "%s: %s", CLEAR_YOUNG_MASKED, strerror(errno));
-	buf[len] = '\0';
-	return strtoul(buf, NULL, 16);
+	if (fd < 0)
+		return false;
+	done = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
+	close(fd);
+	return done;
 }
 
-/* Ages a window, which may begin before and end after the memory, and its model. */
-static void age_and_verify(s64 first, unsigned long mask)
+static bool trace_start(void)
 {
-	unsigned long expected = 0, reported;
+	return (!mkdir(TRACE_INSTANCE, 0755) || errno == EEXIST) &&
+	       write_file(TRACE_EVENTS "kvm_age_hva_masked/enable", "1");
+}
+
+/* Migration zaps mappings, and with them what KVM knows of accesses. */
+static u64 nr_migrated(void)
+{
+	char line[128];
+	u64 nr = 0, n;
+	FILE *file = fopen("/proc/vmstat", "r");
+
+	TEST_ASSERT(file, "/proc/vmstat: %s", strerror(errno));
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "pgmigrate_success %lu", &n) == 1)
+			nr = n;
+	}
+	fclose(file);
+	return nr;
+}
+
+/* Balancing makes PTEs, and SPTEs, of other memory than this go. */
+static void keep_from_numa_balancing(void)
+{
+	unsigned long nodes[16] = {};
+
+	if (!is_numa_balancing_enabled())
+		return;
+	TEST_ASSERT(!get_mempolicy(NULL, nodes, 8 * sizeof(nodes), NULL, MPOL_F_MEMS_ALLOWED) &&
+		    !mbind(mem, mem_pages * page_size, MPOL_BIND, nodes, 8 * sizeof(nodes), 0),
+		    "mbind: %s", strerror(errno));
+}
+
+/*
+ * What KVM was asked about the window, and its answer.  Returns the first VM whose
+ * model says the same, from the given one on: VMs are asked in an order of KVM's choice.
+ */
+static int find_answer(struct test_vm **vms, int vm, u64 first, unsigned long mask,
+		       unsigned long young)
+{
+	for (; vms[vm]; vm++) {
+		unsigned long expected = 0;
+		int i;
+
+		for (i = 0; i < BITS_PER_LONG; i++) {
+			if ((mask & BIT(i)) && vms[vm]->young[first + i])
+				expected |= BIT(i);
+		}
+		if (expected == young)
+			return vm;
+	}
+	return -1;
+}
+
+static void apply_answer(struct test_vm *vm, u64 first, unsigned long mask)
+{
 	int i;
 
 	for (i = 0; i < BITS_PER_LONG; i++) {
-		s64 page = first + i;
-
-		if ((mask & BIT(i)) && page >= 0 && page < (s64)mem_pages &&
-		    young[page / group_pages])
-			expected |= BIT(i);
-	}
-	for (i = 0; i < BITS_PER_LONG; i++) {
-		if (expected & BIT(i))
-			young[(first + i) / group_pages] = false;
-	}
-
-	reported = age(first, mask);
-	TEST_ASSERT(reported == expected,
-		    "Aging pages %lx from page %ld on reported %lx as young, %lx were accessed",
-		    mask, first, reported, expected);
-}
-
-static unsigned long random_mask(void)
-{
-	unsigned long a = (u64)kvm_random_u32(&rng) << 32 | kvm_random_u32(&rng);
-	unsigned long b = (u64)kvm_random_u32(&rng) << 32 | kvm_random_u32(&rng);
-
-	switch (kvm_random_u32(&rng) % 4) {
-	case 0:
-		return BIT(a % BITS_PER_LONG);
-	case 1:
-		return GENMASK(max(a % BITS_PER_LONG, b % BITS_PER_LONG),
-			       min(a % BITS_PER_LONG, b % BITS_PER_LONG));
-	case 2:
-		return ~0ul;
-	default:
-		return a & b ?: 1;
+		if (mask & BIT(i)) {
+			nr_asked_young += vm->young[first + i];
+			vm->young[first + i] = false;
+			asked[first + i] = true;
+			nr_asked++;
+		}
 	}
 }
 
-static void zap_all(void)
+static void verify_mask(u64 first, unsigned long mask, int cgroup)
 {
-	int prot = PROT_READ | PROT_WRITE;
+	int i;
+
+	TEST_ASSERT(first + fls64(mask) <= mem_pages,
+		    "Asked from page %lu on for %lx, there are %lu", first, mask, mem_pages);
+	for (i = 0; i < BITS_PER_LONG; i++)
+		TEST_ASSERT(!(mask & BIT(i)) || owner[first + i] == cgroup,
+			    "Asked about page %lu, which isn't the cgroup's", first + i);
+}
+
+/*
+ * Each window is asked about once per VM, by events that follow each other.  False
+ * if an answer isn't the model's, which is left as it was then.
+ */
+static bool verify_trace(struct test_vm **vms, int cgroup)
+{
+	unsigned long start, mask, young, answers[2];
+	int nr_vms = vms[1] ? 2 : 1, nr = 0, vm;
+	u64 first = 0, size = mem_pages * page_size;
+	char line[512], *event;
+	FILE *file = fopen(TRACE_FILE, "r");
+	bool good = true;
+
+	TEST_ASSERT(file, TRACE_FILE ": %s", strerror(errno));
+	while (good && fgets(line, sizeof(line), file)) {
+		event = strstr(line, "age hva: ");
+		if (!event || sscanf(event, "age hva: %lx mask %lx young %lx",
+				     &start, &mask, &young) != 3)
+			continue;
+		if (start < (unsigned long)mem || start >= (unsigned long)mem + size)
+			continue;
+		first = (start - (unsigned long)mem) / page_size;
+		verify_mask(first, mask, cgroup);
+		TEST_ASSERT(!(young & ~mask), "Asked about %lx, %lx are young", mask, young);
+		answers[nr++] = young;
+		if (nr < nr_vms)
+			continue;
+		nr = 0;
+		nr_windows++;
+		if (nr_vms == 1) {
+			good = find_answer(vms, 0, first, mask, answers[0]) == 0;
+		} else {
+			/* If both say the same, both VMs must. */
+			vm = find_answer(vms, 0, first, mask, answers[0]);
+			good = vm >= 0;
+			if (good && vm == 0)
+				good = find_answer(vms, 1, first, mask, answers[1]) == 1;
+			else if (good)
+				good = find_answer(vms, 0, first, mask, answers[1]) == 0;
+		}
+		if (!good) {
+			printf("pages from %lu on: mask %lx young %lx", first, mask, answers[0]);
+			printf(nr_vms == 2 ? ", other VM %lx\n" : "\n", answers[1]);
+			break;
+		}
+		for (vm = 0; vm < nr_vms; vm++)
+			apply_answer(vms[vm], first, mask);
+	}
+	fclose(file);
+	return good;
+}
+
+static void age(int cgroup)
+{
+	struct memcg_stats stats;
+
+	/* The walk is that of the processes in the cgroup. */
+	TEST_ASSERT(!cg_enter_current(cgroups[cgroup]), "Can't enter %s", cgroups[cgroup]);
+	TEST_ASSERT(write_file(TRACE_FILE, "\n"), TRACE_FILE ": %s", strerror(errno));
+	lru_gen_do_aging(&stats, memcg_names[cgroup]);
+}
+
+static void zap_all(struct test_vm **vms)
+{
+	int prot = PROT_READ | PROT_WRITE, i;
 	u64 len = mem_pages * page_size;
 
 	/* Any change of protections zaps mappings. */
 	TEST_ASSERT(!mprotect(mem, len, prot | PROT_EXEC) && !mprotect(mem, len, prot),
 		    "mprotect: %s", strerror(errno));
-	memset(young, 0, sizeof(young));
+	for (i = 0; vms[i]; i++)
+		memset(vms[i]->young, 0, sizeof(vms[i]->young));
 }
 
 /* One page in density is accessed. */
@@ -210,34 +327,53 @@ static void access_some(struct test_vm *t, u32 density)
 
 	for (i = 0; t->slots[i].nr; i++) {
 		for (page = 0; page < t->slots[i].nr; page++) {
-			bool hit = kvm_random_u32(&rng) % density == 0;
+			u64 idx = t->slots[i].first + page;
+			bool hit = owner[idx] >= 0 && kvm_random_u32(&rng) % density == 0;
 
 			t->guest_slots[i].accesses[page] = !hit ? ACCESS_NONE :
 				kvm_random_bool(&rng) ? ACCESS_READ : ACCESS_WRITE;
 			if (hit)
-				young[(t->slots[i].first + page) / group_pages] = true;
+				t->young[idx] = true;
 		}
 	}
 	run_guest(t->vcpu);
 }
 
-static void verify_round(struct test_vm **vms, u32 density)
+/* Of pages that are the other cgroup's, the age must still be there afterwards. */
+static bool verify_round(struct test_vm **vms, u32 density)
 {
-	s64 page;
-	int i;
+	int first = kvm_random_bool(&rng), i;
 
-	zap_all();
+	zap_all(vms);
 	for (i = 0; vms[i]; i++)
 		access_some(vms[i], density);
 
-	for (i = 0; i < 16; i++) {
-		page = kvm_random_u32(&rng) % (mem_pages + BITS_PER_LONG);
-		age_and_verify(page - BITS_PER_LONG, random_mask());
-	}
-	/* What is left, and that nothing is left then. */
-	for (i = 0; i < 2; i++) {
-		for (page = -BITS_PER_LONG; page < (s64)mem_pages; page += BITS_PER_LONG)
-			age_and_verify(page, ~0ul);
+	age(first);
+	if (!verify_trace(vms, first))
+		return false;
+	age(!first);
+	if (!verify_trace(vms, !first))
+		return false;
+	/* Nothing is left. */
+	age(first);
+	return verify_trace(vms, first);
+}
+
+static void verify_rounds(struct test_vm **vms, int rounds)
+{
+	int i, retries = 0;
+	u64 migrated;
+
+	for (i = 0; i < rounds; i++) {
+		migrated = nr_migrated();
+		if (verify_round(vms, 1 << (i % 4))) {
+			retries = 0;
+			continue;
+		}
+		TEST_ASSERT(nr_migrated() != migrated,
+			    "KVM's answer is not what the guests have accessed");
+		TEST_ASSERT(++retries < MAX_RETRIES, "Pages migrate all the time");
+		i--;
 	}
 }
 
@@ -264,141 +400,155 @@ static void create_vm(struct test_vm *t, const struct slot *slots)
 	}
 }
 
-static void map_small_pages(u64 nr)
+/* Pages of both cgroups, one in so many the other's, one in so many a hole; 0 for none. */
+static void map_memory(u64 nr, int other, int hole)
 {
+	u64 page, len = nr * page_size;
+	char *fillers;
+	int cgroup;
+
 	mem_pages = nr;
-	mem = kvm_mmap(mem_pages * page_size, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	TEST_ASSERT(!madvise(mem, mem_pages * page_size, MADV_NOHUGEPAGE), "madvise: %s",
-		    strerror(errno));
-	memset(mem, 1, mem_pages * page_size);
+	/* Guards keep the mapping from being merged with others. */
+	mem = kvm_mmap(len + 2 * page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1) + page_size;
+	TEST_ASSERT(!mprotect(mem, len, PROT_READ | PROT_WRITE) &&
+		    !madvise(mem, len, MADV_NOHUGEPAGE), "%s", strerror(errno));
+	keep_from_numa_balancing();
+	for (page = 0; page < nr; page++)
+		owner[page] = hole && page % hole == 7 ? -1 : other && page % other == 1;
+
+	for (cgroup = 0; cgroup < 2; cgroup++) {
+		TEST_ASSERT(!cg_enter_current(cgroups[cgroup]), "Can't enter %s", cgroups[cgroup]);
+		for (page = 0; page < nr; page++) {
+			if (owner[page] == cgroup)
+				*(u64 *)(mem + page * page_size) = 1;
+		}
+		/* MGLRU doesn't see pages that aren't on a list yet: push them out. */
+		fillers = kvm_mmap(NR_FILLERS * page_size, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1);
+		TEST_ASSERT(!madvise(fillers, NR_FILLERS * page_size, MADV_NOHUGEPAGE), "%s",
+			    strerror(errno));
+		for (page = 0; page < NR_FILLERS; page++)
+			fillers[page * page_size] = 1;
+	}
 }
 
-static void test_small_pages(int rounds)
+static void verify_nr_asked(void)
 {
-	struct test_vm vm, other, *vms[] = { &vm, &other, NULL };
-	int i;
+	u64 page, nr_there = 0, nr = 0;
 
-	map_small_pages(NR_PAGES);
+	for (page = 0; page < mem_pages; page++) {
+		nr_there += owner[page] >= 0;
+		nr += asked[page];
+	}
+	printf("pages=%lu asked_about=%lu windows=%lu bits=%lu young=%lu\n",
+	       nr_there, nr, nr_windows, nr_asked, nr_asked_young);
+	/* Some may have been off the lists for a while, for what reason ever. */
+	TEST_ASSERT(nr > nr_there / 2, "KVM was asked about %lu of %lu pages", nr, nr_there);
+	TEST_ASSERT(nr_asked > 4 * nr_windows, "KVM was asked about %lu pages in %lu calls",
+		    nr_asked, nr_windows);
+	TEST_ASSERT(nr_asked_young, "KVM wasn't asked about any page that is young");
+	memset(asked, 0, sizeof(asked));
+	nr_asked = nr_asked_young = nr_windows = 0;
+}
+
+static void test_masks(int rounds)
+{
+	static struct test_vm vm, other;
+	struct test_vm *vms[] = { &vm, &other, NULL };
+
+	map_memory(NR_PAGES, 3, 11);
 
 	create_vm(&vm, small_slots);
 	create_vm(&other, shared_slots);
-	for (i = 0; i < rounds; i++)
-		verify_round(vms, 1 << (i % 4));
+	verify_rounds(vms, rounds);
+	verify_nr_asked();
 
 	/* One subscriber less. */
 	kvm_vm_free(other.vm);
 	vms[1] = NULL;
-	for (i = 0; i < rounds; i++)
-		verify_round(vms, 1 << (i % 4));
+	verify_rounds(vms, rounds);
+	verify_nr_asked();
 	kvm_vm_free(vm.vm);
-
-	/* None at all. */
-	age_and_verify(0, ~0ul);
 	munmap(mem, mem_pages * page_size);
 }
 
-/* Shadow paging maps huge pages of the host in pieces, as guest page tables do. */
-static bool maps_huge_pages(struct test_vm *t)
+static struct test_vm faulter;
+static bool stop_faulter;
+
+/* Each harvest write-protects the pages, if not with PML, i.e. each write faults. */
+static void *vcpu_worker(void *log)
 {
-#ifdef __x86_64__
-	u64 before;
-
-	zap_all();
-	before = vm_get_stat(t->vm, pages_2m);
-	access_some(t, 1);
-	return vm_get_stat(t->vm, pages_2m) >= before + NR_HUGE_PAGES;
-#else
-	return page_size == SZ_4K;
-#endif
-}
-
-static void test_huge_pages(int rounds)
-{
-	const u64 huge_pages = SZ_2M / page_size;
-	const struct slot slots[] = {
-		{ .first = 0,			.nr = 2 * huge_pages,	.gpa_idx = 1 },
-		{ .first = 2 * huge_pages,	.nr = 2 * huge_pages,	.gpa_idx = 0 },
-		{ },
-	};
-	struct test_vm vm, *vms[] = { &vm, NULL };
-	int i;
-
-	mem_pages = NR_HUGE_PAGES * huge_pages;
-	mem = mmap(NULL, mem_pages * page_size, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
-	if (mem == MAP_FAILED) {
-		pr_info("Not testing huge pages, there are none: %s\n", strerror(errno));
-		return;
+	while (!READ_ONCE(stop_faulter)) {
+		kvm_vm_get_dirty_log(faulter.vm, FIRST_SLOT, log);
+		run_guest(faulter.vcpu);
 	}
-	memset(mem, 1, mem_pages * page_size);
-
-	create_vm(&vm, slots);
-	group_pages = maps_huge_pages(&vm) ? huge_pages : 1;
-	printf("pages_aged_together=%lu\n", group_pages);
-	for (i = 0; i < rounds; i++)
-		verify_round(vms, i % 2 ? 8 : 2 * huge_pages);
-
-	group_pages = 1;
-	kvm_vm_free(vm.vm);
-	munmap(mem, mem_pages * page_size);
-}
-
-static void *vcpu_worker(void *vcpu)
-{
-	run_guest(vcpu);
 	return NULL;
 }
 
 static void test_faulting_vcpu(int rounds)
 {
 	static const struct slot slots[] = {
-		{ .first = 0,	.nr = BITS_PER_LONG,	.gpa_idx = 0 },
+		{ .first = 0,	.nr = NR_FAULT_PAGES,	.gpa_idx = 0 },
 		{ },
 	};
-	unsigned long *log = bitmap_zalloc(BITS_PER_LONG), reported;
-	struct test_vm t;
+	struct test_vm *vms[] = { &faulter, NULL };
+	unsigned long *log = bitmap_zalloc(NR_FAULT_PAGES);
+	u64 *passes, before, migrated;
+	int i, nr_good = 0;
 	pthread_t thread;
-	u64 *passes, before;
-	int i, nr_during = 0;
+	bool good;
 
 	TEST_ASSERT(log, "No memory");
-	map_small_pages(BITS_PER_LONG);
+	map_memory(NR_FAULT_PAGES, 0, 0);
 
-	create_vm(&t, slots);
-	passes = addr_gva2hva(t.vm, (gva_t)&nr_passes);
-	vm_set_user_memory_region(t.vm, FIRST_SLOT, KVM_MEM_LOG_DIRTY_PAGES,
+	create_vm(&faulter, slots);
+	passes = addr_gva2hva(faulter.vm, (gva_t)&nr_passes);
+	vm_set_user_memory_region(faulter.vm, FIRST_SLOT, KVM_MEM_LOG_DIRTY_PAGES,
 				  SLOT_GPA(0), mem_pages * page_size, mem);
+	memset(faulter.guest_slots[0].accesses, ACCESS_WRITE, NR_FAULT_PAGES);
 
-	/* If the CPUs are busy with other things, the vCPU may be done each time. */
-	for (i = 0; i < rounds || !nr_during; i++) {
-		memset(t.guest_slots[0].accesses, ACCESS_WRITE, BITS_PER_LONG);
-		run_guest(t.vcpu);
-		/* Write-protects the pages, and flushes TLBs. */
-		kvm_vm_get_dirty_log(t.vm, FIRST_SLOT, log);
-		memset(t.guest_slots[0].accesses, ACCESS_READ, BITS_PER_LONG);
-		run_guest(t.vcpu);
+	for (i = 0; i < rounds; i++) {
+		migrated = nr_migrated();
+		/* What was aged and is still in the TLB wouldn't become young again. */
+		zap_all(vms);
+		run_guest(faulter.vcpu);
+		memset(faulter.young, true, sizeof(faulter.young));
 
-		memset(t.guest_slots[0].accesses, ACCESS_WRITE, BITS_PER_LONG);
-		memset(mem, 1, page_size);
 		before = READ_ONCE(*passes);
-		kvm_pthread_create(&thread, NULL, vcpu_worker, t.vcpu);
-		/* It writes 0 to the first page. */
-		while (READ_ONCE(*(u64 *)mem) != 0 && READ_ONCE(*passes) == before)
+		WRITE_ONCE(stop_faulter, false);
+		kvm_pthread_create(&thread, NULL, vcpu_worker, log);
+		while (READ_ONCE(*passes) == before)
 			;
-		reported = age(0, ~0ul);
-		nr_during += READ_ONCE(*passes) == before;
+		age(0);
+		WRITE_ONCE(stop_faulter, true);
 		kvm_pthread_join(thread, NULL);
 
-		TEST_ASSERT(reported == ~0ul,
-			    "Pages %lx were read, and not aged since, but aren't young",
-			    ~reported);
+		good = verify_trace(vms, 0);
+		TEST_ASSERT(good || nr_migrated() != migrated,
+			    "Pages were written, and not aged since, but aren't young");
+		nr_good += good;
 	}
-	printf("aged_while_faulting=%d\n", nr_during);
+	printf("rounds_with_faults=%d passes_of_vcpu=%lu\n", nr_good, READ_ONCE(*passes));
+	TEST_ASSERT(nr_good, "Pages migrate all the time");
+	verify_nr_asked();
 
-	kvm_vm_free(t.vm);
+	kvm_vm_free(faulter.vm);
 	munmap(mem, mem_pages * page_size);
 	free(log);
+}
+
+static int run_test(const char *cgroup, void *arg)
+{
+	int rounds = *(int *)arg;
+	cpu_set_t cpus;
+
+	/* The pages that wait for being put on a list are those of this CPU. */
+	get_allowed_cpus(&cpus);
+	pin_self_to_nth_cpu(&cpus, 0);
+	test_masks(rounds);
+	kvm_sched_setaffinity(0, sizeof(cpus), &cpus);
+	test_faulting_vcpu(rounds);
+	return 0;
 }
 
 static void help(char *name)
@@ -406,7 +556,7 @@ static void help(char *name)
 	puts("");
 	printf("usage: %s [-h] [-n rounds] [-r seed]\n", name);
 	puts("");
-	printf(" -n: number of rounds of each part (default: 40)\n");
+	printf(" -n: number of rounds of each part (default: 20)\n");
 	printf(" -r: seed of the random choices (default: 1)\n");
 	puts("");
 	exit(0);
@@ -414,8 +564,10 @@ static void help(char *name)
 
 int main(int argc, char *argv[])
 {
-	int opt, rounds = 40;
+	int opt, i, ret, rounds = 20;
+	char root[PATH_MAX];
 	u32 seed = 1;
+	bool traced;
 
 	while ((opt = getopt(argc, argv, "hn:r:")) != -1) {
 		switch (opt) {
@@ -432,16 +584,27 @@ int main(int argc, char *argv[])
 		}
 	}
 
-	door = open(CLEAR_YOUNG_MASKED, O_RDWR);
-	__TEST_REQUIRE(door >= 0, "Can't open %s, needs CONFIG_TEST_MMU_NOTIFIER and root",
-		       CLEAR_YOUNG_MASKED);
+	__TEST_REQUIRE(lru_gen_usable(), "MGLRU isn't usable");
+	__TEST_REQUIRE(!cg_find_controller_root(root, sizeof(root), "memory"),
+		       "Cannot find memory cgroup controller");
+	traced = trace_start();
+	if (!traced)
+		rmdir(TRACE_INSTANCE);
+	__TEST_REQUIRE(traced, "No trace event kvm_age_hva_masked: KVM isn't asked by masks");
 	page_size = getpagesize();
 	rng = new_kvm_random_state(seed);
 
-	test_small_pages(rounds);
-	test_huge_pages(rounds);
-	test_faulting_vcpu(rounds);
-
-	close(door);
-	return 0;
+	for (i = 0; i < 2; i++) {
+		/* Of a name that was removed, MGLRU may show the old one. */
+		snprintf(memcg_names[i], sizeof(memcg_names[i]), "aging_masked_test.%d.%d",
+			 getpid(), i);
+		cgroups[i] = cg_name(root, memcg_names[i]);
+		TEST_ASSERT(!cg_create(cgroups[i]), "Cannot create %s: %s", cgroups[i],
+			    strerror(errno));
+	}
+	ret = cg_run(cgroups[0], run_test, &rounds);
+	for (i = 0; i < 2; i++)
+		cg_destroy(cgroups[i]);
+	rmdir(TRACE_INSTANCE);
+	return ret;
 }

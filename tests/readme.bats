@@ -28,7 +28,7 @@ setup() {
 	sed -n '/```sh/,/```/p' "${DOCS[@]}" | grep -oE '^ci/run .*' | sed 's/ -- .*//' | grep -oE -- '--[a-z]+' | sort -u | while read -r option; do
 		ci/run --help | grep -q -- "$option" || { echo "ci/run $option"; exit 1; }
 	done
-	for path in $(grep -hoE '`(ci|scripts|patches|selftests|models|build)(/[a-zA-Z0-9/._-]*)?`' "${DOCS[@]}" | tr -d '`' | sort -u); do
+	for path in $(grep -hoE '`(ci|scripts|patches|selftests|models|native|build)(/[a-zA-Z0-9/._-]*)?`' "${DOCS[@]}" | tr -d '`' | sort -u); do
 		[[ -e $path || $path == build* ]] || { echo "$path"; exit 1; }
 	done
 }

@@ -21,7 +21,7 @@ part() {
 }
 
 @test "every program has --help, and it names its options and exit codes" {
-	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/models ci/mutants ci/check ci/soak ci/report; do
+	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/models ci/native ci/mutants ci/check ci/soak ci/report; do
 		run "$PROJECT/$program" --help
 		[[ $status == 0 && ${#lines[@]} -gt 5 && $output == *"Exit"* ]] || { echo "$program: $output"; false; }
 	done
@@ -78,6 +78,10 @@ part() {
 	run "$PROJECT/ci/models" none
 	fails_with 2 "no litmus test or model 'none'"
 	run "$PROJECT/ci/models" --none
+	fails_with 2 "unknown option '--none'"
+	run "$PROJECT/ci/native" none
+	fails_with 2 "no program 'none' in native"
+	run "$PROJECT/ci/native" --none
 	fails_with 2 "unknown option '--none'"
 	run "$PROJECT/ci/check" none
 	fails_with 2 "no step 'none'"
