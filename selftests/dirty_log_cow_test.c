@@ -3,8 +3,8 @@
  * Verify that a guest's write to memory that the host must copy first, before anybody writes
  * it, doesn't go to the original, dirty logged or not.
  *
- * A page that is write-protected for the sake of dirty logging is there to be made writable by
- * the next write, and KVM may do that without asking the primary MMU.  A page that is write-protected
+ * A page that is write-protected for the sake of dirty logging is made writable by the next
+ * write, and KVM may do that without asking the primary MMU.  A page that is write-protected
  * because the host has only lent it, until somebody writes it, looks the same, but isn't.
  *
  * The memory is a private mapping of a file.  Have the guest read pages, so that the file's
@@ -69,6 +69,7 @@ static void run_round(struct kvm_vcpu *vcpu, u64 round)
 
 static void run_test(u32 flags)
 {
+	const char *logged = flags ? "logged" : "not logged";
 	unsigned long log[NR_PAGES / BITS_PER_LONG];
 	u64 round, i, *file, *memory;
 	struct kvm_vcpu *vcpu;
@@ -97,9 +98,10 @@ static void run_test(u32 flags)
 
 			TEST_ASSERT(in_file == IN_FILE + i,
 				    "The guest's write to page %lu of private memory went to the file (%s, round %lu)",
-				    (unsigned long)i, flags ? "logged" : "not logged", (unsigned long)round);
-			TEST_ASSERT(in_memory == round, "The guest's write to page %lu is lost (%s, round %lu)",
-				    (unsigned long)i, flags ? "logged" : "not logged", (unsigned long)round);
+				    (unsigned long)i, logged, (unsigned long)round);
+			TEST_ASSERT(in_memory == round,
+				    "The guest's write to page %lu is lost (%s, round %lu)",
+				    (unsigned long)i, logged, (unsigned long)round);
 		}
 		if (!flags)
 			continue;
