@@ -1,5 +1,9 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack check - everything about the patches that a program can judge
+#
+# series and patches/ name the same files, and COVER-LETTER.md has a section for each topic; the
+# stack applies, export gives the same bytes, selftests are in sync; checkpatch (less
+# scripts/waivers), codespell (less scripts/spelling), rules for changelogs.
 
 FAULTS=0
 PASSES=0
@@ -45,7 +49,7 @@ check_files() {
 check_changelog() {
 	local file=$ROOT/patches/$1 subject body words pronoun
 
-	subject=$(kgit mailinfo -k /dev/null /dev/null <"$file" | sed -n 's/^Subject: \(\[PATCH\] \)\?//p')
+	subject=$(git mailinfo -k /dev/null /dev/null <"$file" | sed -n 's/^Subject: \(\[PATCH\] \)\?//p')
 	# The changelog proper: after the mail header, before the first "---" line.
 	body=$(awk '!h { if ($0 == "") h = 1; next } /^---$/ { exit } { print }' "$file")
 	words=$(grep -vE '^[A-Z][A-Za-z-]+: |^ ' <<<"$body" || true)
@@ -120,10 +124,10 @@ check_round_trip() {
 
 	# A sparse work tree: git am writes only what the patches touch.
 	tmp=$(mktemp -d "$BUILD/roundtrip.XXXXXX")
-	kgit -C "$LINUX" worktree add -q --detach --no-checkout "$tmp/linux" base
+	git -C "$LINUX" worktree add -q --detach --no-checkout "$tmp/linux" base
 	# .gitattributes: it says what a hunk header quotes.
-	kgit -C "$tmp/linux" sparse-checkout set --no-cone /MAINTAINERS /.gitattributes
-	kgit -C "$tmp/linux" checkout -q base
+	git -C "$tmp/linux" sparse-checkout set --no-cone /MAINTAINERS /.gitattributes
+	git -C "$tmp/linux" checkout -q base
 	for p in "${PATCHES[@]}"; do
 		n=$((n + 1))
 		if ! am_one "$tmp/linux" "$ROOT/patches/$p" >"$tmp/log" 2>&1; then
@@ -143,7 +147,7 @@ check_round_trip() {
 		done < <(cd "$ROOT/selftests" && find . -type f -name '*.[chS]' -printf '%P\n' | sort)
 		verdict "selftests/ and the selftest patches are in sync" ${faults[@]+"${faults[@]}"}
 	fi
-	kgit -C "$LINUX" worktree remove --force "$tmp/linux"
+	git -C "$LINUX" worktree remove --force "$tmp/linux"
 	rm -rf "$tmp"
 }
 

@@ -1,5 +1,16 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack send TOPIC -o DIR [--tree DIR] [-v N [--previous REF]] [--dry-run] - the mails of a topic
+#
+# Writes them to DIR, for review; sends nothing. The cover letter is the topic's section of
+# COVER-LETTER.md, To and Cc are get_maintainer.pl's, TOPIC.mbox is what b4 am takes. Refuses
+# patches whose author has not signed them off, unless --dry-run.
+#
+# With --tree: a tree that the stack, or the topic and those it needs, was applied to, e.g.
+# kvm-x86/next, so that the mails name a base that their readers have.
+#
+# With -v N: version N of it. From 2 on, its section in COVER-LETTER.md must have a line "Changes in
+# vN:", and one "- Link to vM: https://lore.kernel.org/r/...", M being N-1. --previous adds a
+# range-diff: a REF or REF..REF in the tree, that of version M.
 
 # cover_of TOPIC: its section of COVER-LETTER.md, the subject first. Paragraphs are wrapped as
 # mails are, tables and links stay as they are.
@@ -84,14 +95,14 @@ verb_send() {
 	mkdir -p "$out"
 	out=$(cd "$out" && pwd)
 	# A branch, as git takes the cover letter from its description.
-	kgit -C "$dir" branch -q -f "send/$topic" "${commits[first + count - 1]}"
+	git -C "$dir" branch -q -f "send/$topic" "${commits[first + count - 1]}"
 	range=${commits[first]}^..send/$topic
-	kgit -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
+	git -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
 		--cover-letter --cover-from-description=subject \
 		"$([[ ${STATUS_OF[$topic]} == RFC* ]] && echo --rfc || echo --subject-prefix=PATCH)" \
 		"${maintainers[@]/#/--to=}" "${lists[@]/#/--cc=}" "$range" ||
 		die $E_ENV "git format-patch failed in $dir"
-	kgit -C "$dir" branch -q -D "send/$topic"
+	git -C "$dir" branch -q -D "send/$topic"
 	# Debian 12's b4 fails on an author or a subject that is folded.
 	sed -i -E '1,/^$/{:again; /^(From|Subject): /{N; s/\n / /; t again; P; D}}' "$out"/*.patch
 	cat "$out"/*.patch >"$out/$topic.mbox"
