@@ -162,6 +162,12 @@ back_to_base() {
 	git -C "$LINUX" apply --index "$PROJECT"/patches/0002-*.patch
 	mkdir "$LINUX/.git/rebase-apply"
 	touch "$LINUX/.git/rebase-apply/applying"
+	cp "$PROJECT"/patches/0002-*.patch "$LINUX/.git/rebase-apply/0001"
+	# One of the user's is theirs, and so is what they edit.
+	run "$STACK" apply
+	fails_with 3 "a git am is under way"
+	# One of apply's own carries its mark.
+	echo "'--exclude=scripts/stack-apply'" >"$LINUX/.git/rebase-apply/apply-opt"
 	run "$STACK" apply
 	[[ $status == 0 && $output == *"interrupted"* ]]
 	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
@@ -371,8 +377,8 @@ Assisted-by: LLM"
 	[[ $(git -C "$LINUX" rev-parse base) != "$first" ]]
 	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
 	git -C "$LINUX" show HEAD:Makefile | grep -q 'SUBLEVEL = 5'
-	# The commits on the old base are still there.
-	git -C "$LINUX" for-each-ref refs/heads | grep -q stack-before-
+	git -C "$LINUX" merge-base --is-ancestor "$first" HEAD && false
+	[[ $(git -C "$LINUX" rev-parse HEAD~3) == "$(git -C "$LINUX" rev-parse base)" ]]
 }
 
 @test "base --tree records the base of a tree of the user's, for export --tree" {
