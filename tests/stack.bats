@@ -4,39 +4,7 @@
 load common
 
 setup() {
-	copy_project
-	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
-	STACK=$PROJECT/scripts/stack
-	LINUX=$KVM_STACK_BUILD/linux
-	mkdir -p "$KVM_STACK_BUILD"
-
-	# A base, and three commits in two topics.
-	mini_kernel "$LINUX"
-	git -C "$LINUX" init -q -b stack
-	commit_all "$LINUX" base
-	git -C "$LINUX" tag base
-	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
-	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
-}
-
-# three_patches: commits them and exports.
-three_patches() {
-	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
-	commit_all "$LINUX" "KVM: First change"
-	git -C "$LINUX" branch topic/one
-	sed -i 's/^line 20$/line twenty/' "$LINUX/virt/kvm/kvm_main.c"
-	commit_all "$LINUX" "KVM: Second change"
-	echo 'int main(void) { return 0; }' >"$LINUX/tools/testing/selftests/kvm/new_test.c"
-	commit_all "$LINUX" "KVM: selftests: Third change"
-	git -C "$LINUX" branch topic/two
-	cp "$LINUX/tools/testing/selftests/kvm/new_test.c" "$PROJECT/selftests/"
-	"$STACK" export
-}
-
-back_to_base() {
-	git -C "$LINUX" checkout -q -B stack base
-	git -C "$LINUX" for-each-ref --format='%(refname:short)' refs/heads/topic | xargs -r git -C "$LINUX" branch -q -D
+	small_stack
 }
 
 @test "--help names every verb; no verb and a wrong one are wrong usage" {
@@ -73,22 +41,6 @@ back_to_base() {
 	"$STACK" export
 	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
 	diff "$PROJECT/series" "$BATS_TEST_TMPDIR/series"
-}
-
-@test "export ignores the user's git configuration" {
-	three_patches
-	cp -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/"
-	export HOME=$BATS_TEST_TMPDIR/home
-	mkdir "$HOME"
-	git config --global diff.noprefix true
-	git config --global format.attach true
-	git config --global format.signature hello
-	git config --global format.subjectPrefix RFC
-	git config --global diff.algorithm patience
-	git config --global diff.context 1
-	git config --global core.abbrev 8
-	"$STACK" export
-	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
 }
 
 @test "export folds selftests/ into the commit that adds the file" {
@@ -450,16 +402,6 @@ Assisted-by: LLM"
 	run timeout 3 "$STACK" build-each
 	[[ $status == 124 && $(wc -l <"$BATS_TEST_TMPDIR/begun") == 2 ]]
 	flock -w 10 "$BATS_TEST_TMPDIR/begun" true
-}
-
-# fake_maintainers: what scripts/get_maintainer.pl would say, in words of the test's own.
-fake_maintainers() {
-	cat >"$LINUX/scripts/get_maintainer.pl" <<-'E'
-		#!/bin/sh
-		case $* in *--nol*) echo "M <maintainer@localhost>" ;; *) echo kvm@localhost ;; esac
-	E
-	chmod +x "$LINUX/scripts/get_maintainer.pl"
-	printf '# All\n\n## one\n\nKVM: One\n\nWhy one.\n\n## two\n\nKVM: Two\n\nWhy\ntwo.\n\n| a | b |\n|---|---|\n' >"$PROJECT/COVER-LETTER.md"
 }
 
 @test "send refuses what nobody has signed off, unless it is a dry run" {
