@@ -82,7 +82,6 @@ clean_git() {
 		gc.auto 0
 		maintenance.auto false
 		commit.gpgSign false
-		commit.cleanup default
 		tag.gpgSign false
 		tag.forceSignAnnotated false
 		i18n.commitEncoding UTF-8

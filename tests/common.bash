@@ -3,6 +3,8 @@
 
 # shellcheck source=scripts/environment.sh
 . "$BATS_TEST_DIRNAME/../scripts/environment.sh"
+# Tests say who commits.
+unset GIT_{AUTHOR,COMMITTER}_{NAME,EMAIL}
 
 REAL=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
 REAL_BUILD=${KVM_STACK_BUILD:-$REAL/build}

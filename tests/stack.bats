@@ -514,3 +514,99 @@ Assisted-by: LLM"
 	[[ $output == *"To: M <maintainer@localhost>"* && $output == *"Cc: kvm@vger.kernel.org"* ]] || { echo "$output"; false; }
 	[[ $(git config branch.stack.description) == "KVM: A title"* ]]
 }
+
+@test "send -v 2: change log and link are wanted, and a range-diff comes with --previous" {
+	three_patches
+	fake_maintainers
+	git -C "$LINUX" branch v1
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v 2
+	fails_with 1 "version 2 wants a line 'Changes in v2:'"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v two
+	fails_with 2 "not 'two'"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run --previous v1
+	fails_with 2 "goes with -v 2"
+	printf '\nChanges in v2:\n- None.\n- Link to v1: https://lore.kernel.org/r/1@localhost\n' >>"$PROJECT/COVER-LETTER.md"
+	sed -i 's/^line 22$/line twenty-two/' "$LINUX/virt/kvm/kvm_main.c"
+	git -C "$LINUX" add -A -f
+	GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@localhost git -C "$LINUX" commit -q --amend --no-edit
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v 2 --previous nothing
+	fails_with 2 "no commit 'nothing'"
+	"$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v 2 --previous topic/one..v1
+	grep -qx 'Subject: \[PATCH v2 0/2\] KVM: Two' "$BATS_TEST_TMPDIR/out/v2-0000-cover-letter.patch"
+	grep -qx 'Changes in v2:' "$BATS_TEST_TMPDIR/out/v2-0000-cover-letter.patch"
+	grep -q '^Range-diff against v1:' "$BATS_TEST_TMPDIR/out/v2-0000-cover-letter.patch"
+}
+
+@test "send: a topic without those it needs, and one that says which" {
+	three_patches
+	# The second topic changes what the first one has changed.
+	sed -i 's/^line three$/line 3, again/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Fourth change"
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	fake_maintainers
+	tree=$BATS_TEST_TMPDIR/linux
+	mini_kernel "$tree"
+	git -C "$tree" init -q
+	commit_all "$tree" mine
+	cp -r "$LINUX/scripts" "$tree/"
+	commit_all "$tree" scripts
+	"$STACK" base --tree "$tree"
+	run "$STACK" apply --tree "$tree" --topic two
+	[[ $status == 1 && $output == *"topic two needs: one"* ]]
+	git -C "$tree" reset -q --hard stack-base
+	"$STACK" apply --tree "$tree" --topic one
+	run "$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 3 "lacks 0002-KVM-Second-change.patch"
+	"$STACK" send one --tree "$tree" -o "$BATS_TEST_TMPDIR/one" --dry-run
+	! grep -q '^Applies after' "$BATS_TEST_TMPDIR/one/0000-cover-letter.patch"
+	git -C "$tree" reset -q --hard stack-base
+	"$STACK" apply --tree "$tree" --topic one,two
+	"$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
+	grep -qx 'Applies after: "KVM: One"' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch"
+	[[ $(grep -c '^prerequisite-patch-id: ' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch") == 1 ]]
+}
+
+@test "send: an author whose name takes two encoded words, and a line that begins with From" {
+	three_patches
+	fake_maintainers
+	long="Žofie Ðorđevićová-Høegh the Elder"
+	git -C "$LINUX" -c user.name=T -c user.email=t@localhost commit -q --amend --no-edit --author="$long <z@localhost>"
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	"$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
+	mkdir "$BATS_TEST_TMPDIR/am"
+	id=$(sed -n 's/^Message-I[dD]: <\(.*\)>$/\1/p' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch")
+	git -C "$LINUX" config user.name T
+	git -C "$LINUX" config user.email t@localhost
+	(cd "$LINUX" && b4 --offline-mode -n am -m "$BATS_TEST_TMPDIR/out/two.mbox" -o "$BATS_TEST_TMPDIR/am" "$id")
+	git -C "$LINUX" checkout -q topic/one
+	git -C "$LINUX" am -q "$BATS_TEST_TMPDIR"/am/*.mbx
+	[[ $(git -C "$LINUX" log -1 --format=%an) == "$long" ]]
+
+	git -C "$LINUX" checkout -q stack
+	git -C "$LINUX" commit -q --amend -m $'KVM: selftests: Third change\n\nFrom now on, things are different.\n'
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/from" --dry-run
+	fails_with 1 "begins with 'From '"
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $status == 1 && $output == *"begins with 'From '"* ]]
+}
+
+@test "check: I/O, microseconds and guest_memfd are fine" {
+	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: guest_memfd: Speed up I/O
+
+Do I/O, i.e. in 10 us, with re-used pages of DAMON.
+
+Assisted-by: LLM"
+	git -C "$LINUX" branch topic/one
+	"$STACK" export
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $output == *"ok - changelog 0001-"* && $output == *"ok - codespell 0001-"* ]] || { echo "$output"; false; }
+}

@@ -61,11 +61,13 @@ check_changelog() {
 	[[ $subject == *. ]] && echo "shortlog ends with a full stop"
 	((${#subject} <= 80)) || echo "shortlog has ${#subject} characters, 80 is the limit"
 	[[ $words ]] || echo "no changelog"
-	pronoun=$(grep -oiwE "I|we|our|us|my" <<<"${words//i.e./}" | head -n 1 || true)
+	# Neither I/O nor microseconds.
+	pronoun=$(sed -E 's/i\.e\.//g; s/I\/O//g; s/[0-9] us\b//g' <<<"$words" | grep -oiwE "I|we|our|us|my" | head -n 1 || true)
 	[[ -z $pronoun ]] || echo "changelog uses a pronoun: $pronoun"
 	grep -qE '^(This patch|This commit|Added|Adds|Fixes|Fixed|Changes|Changed|Moves|Moved) ' <<<"$words" && echo "changelog is not in the imperative: $(grep -E -m1 '^(This patch|This commit|Added|Adds|Fixes|Fixed|Changes|Changed|Moves|Moved) ' <<<"$words")"
 	# Functions of the patch that the changelog names must carry "()".
 	unbraced_functions "$file" "$words"
+	grep -q '^From ' <<<"$body" && echo "a line of the changelog begins with 'From ', where mailboxes are split: word it differently"
 	grep -q '^Signed-off-by:' <<<"$body" && echo "carries a Signed-off-by: only the human who submits adds one"
 	grep -q '^Assisted-by: LLM' <<<"$body" || echo "no 'Assisted-by: LLM' trailer"
 	return 0
@@ -98,8 +100,9 @@ waive() {
 }
 
 check_each_patch() {
-	local p out faults
+	local p out faults spelled
 
+	spelled=$(sed '/^#/d; s/ .*//' "$ROOT/scripts/spelling" | paste -sd,)
 	for p in "${PATCHES[@]}"; do
 		[[ -f $ROOT/patches/$p ]] || continue
 		faults=()
@@ -108,8 +111,7 @@ check_each_patch() {
 			--no-summary --terse --show-types "$ROOT/patches/$p" 2>&1) || true
 		mapfile -t faults < <(waive "$p" <<<"$out" | sed 's/^[^:]*\///')
 		verdict "checkpatch $p" ${faults[@]+"${faults[@]}"}
-		# mm/damon is a name.
-		out=$(codespell -q 3 -L damon "$ROOT/patches/$p" 2>&1) || true
+		out=$(codespell -q 3 -L "$spelled" "$ROOT/patches/$p" 2>&1) || true
 		mapfile -t faults < <(sed '/^$/d;s/^[^:]*\///' <<<"$out")
 		verdict "codespell $p" ${faults[@]+"${faults[@]}"}
 		mapfile -t faults < <(check_changelog "$p")
