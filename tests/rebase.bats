@@ -208,3 +208,23 @@ as_t() {
 	[[ $status == 0 && $output == *"3-way      0002-"* && $output != *"3-way*"* ]]
 	git -C "$tree" -c user.name=T -c user.email=t@localhost am -q -3 "$PROJECT"/patches/*.patch
 }
+
+@test "docs: when the base moves" {
+	three_patches
+	ln -s "$KVM_STACK_BUILD" "$PROJECT/build"
+	moved_base 5
+	# There is no package to be had here.
+	sed -i 's/^scripts\/stack base .*//' "$PROJECT/docs/rebase.md"
+	run walk rebase
+	[[ $status == 0 && $output == *"3 of 3 commits are there"*"exported 3 patches"* ]] || { echo "$output"; false; }
+}
+
+@test "docs: a patch conflicts" {
+	three_patches
+	ln -s "$KVM_STACK_BUILD" "$PROJECT/build"
+	moved_base 3
+	EDITOR="sed -i /^<<<<<<</d;/^=======/d;/^>>>>>>>/d;/^moved.3/d" \
+		GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@localhost GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@localhost run walk conflict
+	[[ $status == 0 && $output == *"stopped at: KVM: First change"*"exported 3 patches"* ]] || { echo "$output"; false; }
+	grep -q '^-moved 3' "$PROJECT"/patches/0001-*.patch
+}

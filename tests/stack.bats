@@ -582,7 +582,7 @@ Assisted-by: LLM"
 	git -C "$LINUX" config user.name T
 	git -C "$LINUX" config user.email t@localhost
 	(cd "$LINUX" && b4 --offline-mode -n am -m "$BATS_TEST_TMPDIR/out/two.mbox" -o "$BATS_TEST_TMPDIR/am" "$id")
-	git -C "$LINUX" checkout -q topic/one
+	git -C "$LINUX" checkout -q --detach topic/one
 	git -C "$LINUX" am -q "$BATS_TEST_TMPDIR"/am/*.mbx
 	[[ $(git -C "$LINUX" log -1 --format=%an) == "$long" ]]
 
