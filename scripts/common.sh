@@ -67,6 +67,7 @@ die() {
 }
 
 # usage [FILE]: prints the comment at the head of FILE, or of the program, which is its --help.
+# shellcheck disable=SC2120 # an argument is optional
 usage() {
 	awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "${1:-$0}"
 }
