@@ -46,7 +46,8 @@ small_stack() {
 	commit_all "$LINUX" base
 	git -C "$LINUX" tag base
 	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
+	rm -f "$PROJECT"/patches/*.patch
+	find "$PROJECT/selftests" -name "*.[ch]" -delete
 	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
 }
 
@@ -127,7 +128,8 @@ fake_trees() {
 	commit_all "$LINUX" base
 	git -C "$LINUX" tag base
 	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
+	rm -f "$PROJECT"/patches/*.patch
+	find "$PROJECT/selftests" -name "*.[ch]" -delete
 	printf '# topic: one — ready\n' >"$PROJECT/series"
 	for n in 3 13 23; do
 		sed -i "s/^line $n$/changed $n/" "$LINUX/virt/kvm/kvm_main.c"
