@@ -10,6 +10,9 @@
 #   3  the environment is at fault: package, network, disk, state of a work tree
 # ci/run has more, for what can happen to a VM; see ci/run --help.
 
+# shellcheck source=scripts/environment.sh
+. "${BASH_SOURCE[0]%/*}/environment.sh"
+
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=$(realpath -m -- "${KVM_STACK_BUILD:-$ROOT/build}")
 CACHE=$(realpath -m -- "${KVM_STACK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mmu-stack}")
@@ -63,18 +66,20 @@ die() {
 	exit "$code"
 }
 
-# usage: prints the comment at the head of the program, which is its --help.
+# usage [FILE]: prints the comment at the head of FILE, or of the program, which is its --help.
+# shellcheck disable=SC2120 # an argument is optional
 usage() {
-	sed -n '2{/^#!/d}; 2,/^[^#]/{s/^# \{0,1\}//;/^set /d;p}' "$0" | sed '/^$/N;/^\n$/D'
+	awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "${1:-$0}"
 }
 
 # need_packages [PROGRAM...]: installs what scripts/packages lists and this machine lacks,
 # all of it or only the packages behind the programs named. Needs root for that, and says
-# which packages are missing otherwise.
+# which packages are missing otherwise. Names them before, and asks nothing.
 # shellcheck disable=SC2120 # arguments are optional
 need_packages() {
 	local pkg probe known=' ' missing=()
 
+	need_host "$@"
 	while read -r pkg probe; do
 		[[ $pkg == "#"* || -z $pkg ]] && continue
 		known+="$probe "
@@ -92,14 +97,22 @@ need_packages() {
 	done
 	((${#missing[@]})) || return 0
 
-	if ((EUID)) || ! command -v apt-get >/dev/null; then
-		die $E_ENV "missing packages; as root: apt-get install ${missing[*]}"
-	fi
-	say "installing ${missing[*]}"
+	command -v apt-get >/dev/null ||
+		die $E_ENV "missing what these packages of Debian's hold: ${missing[*]}; this machine has no apt-get: install them its own way"
+	((EUID == 0)) || die $E_ENV "missing packages; as root: apt-get install ${missing[*]}"
+	say "installing, with apt-get: ${missing[*]}"
 	mkdir -p "$BUILD"
-	if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y --no-install-recommends "${missing[@]}"; } >"$BUILD/apt.log" 2>&1; then
+	if ! { apt-get update && DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l APT_LISTCHANGES_FRONTEND=none \
+		apt-get install -y --no-install-recommends "${missing[@]}"; } </dev/null >"$BUILD/apt.log" 2>&1; then
 		die $E_ENV "cannot install ${missing[*]}: $(apt_error "$BUILD/apt.log") (see $BUILD/apt.log)"
+	fi
+}
+
+# need_host [PROGRAM...]: what builds kernels, or boots them, is for x86-64.
+need_host() {
+	[[ $(uname -m) == x86_64 ]] && return
+	if (($# == 0)) || [[ " $* " =~ \ (gcc|qemu-system-[a-z0-9_]+)\  ]]; then
+		die $E_ENV "this is a $(uname -m) machine, and kernels are built and booted on x86-64 only; what works here: scripts/stack base, apply, rebase, export, check, drift, send"
 	fi
 }
 

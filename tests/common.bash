@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # Shared by the .bats files: a copy of the programs with files of the test's own around them.
 
+# shellcheck source=scripts/environment.sh
+. "$BATS_TEST_DIRNAME/../scripts/environment.sh"
+# Tests say who commits.
+unset GIT_{AUTHOR,COMMITTER}_{NAME,EMAIL}
+
 REAL=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
 REAL_BUILD=${KVM_STACK_BUILD:-$REAL/build}
 
@@ -25,6 +30,54 @@ commit_all() {
 	git -C "$1" add -A -f
 	GIT_AUTHOR_DATE='2026-01-01T00:00:00Z' GIT_COMMITTER_DATE='2026-01-01T00:00:00Z' \
 		git -C "$1" -c user.name=T -c user.email=t@localhost -c commit.gpgSign=false commit -q -m "$2"
+}
+
+# small_stack: STACK is scripts/stack of a copy of the repository, LINUX its tree: a base, and nothing else.
+small_stack() {
+	copy_project
+	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	STACK=$PROJECT/scripts/stack
+	LINUX=$KVM_STACK_BUILD/linux
+	mkdir -p "$KVM_STACK_BUILD"
+
+	# A base, and three commits in two topics.
+	mini_kernel "$LINUX"
+	git -C "$LINUX" init -q -b stack
+	commit_all "$LINUX" base
+	git -C "$LINUX" tag base
+	echo 1 >"$KVM_STACK_BUILD/base-version"
+	rm -f "$PROJECT"/patches/*.patch
+	find "$PROJECT/selftests" -name "*.[ch]" -delete
+	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
+}
+
+# three_patches: commits them and exports.
+three_patches() {
+	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: First change"
+	git -C "$LINUX" branch topic/one
+	sed -i 's/^line 20$/line twenty/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Second change"
+	echo 'int main(void) { return 0; }' >"$LINUX/tools/testing/selftests/kvm/new_test.c"
+	commit_all "$LINUX" "KVM: selftests: Third change"
+	git -C "$LINUX" branch topic/two
+	cp "$LINUX/tools/testing/selftests/kvm/new_test.c" "$PROJECT/selftests/"
+	"$STACK" export
+}
+
+back_to_base() {
+	git -C "$LINUX" checkout -q -B stack base
+	git -C "$LINUX" for-each-ref --format='%(refname:short)' refs/heads/topic | xargs -r git -C "$LINUX" branch -q -D
+}
+
+# fake_maintainers: what scripts/get_maintainer.pl would say, in words of the test's own.
+fake_maintainers() {
+	cat >"$LINUX/scripts/get_maintainer.pl" <<-'E'
+		#!/bin/sh
+		case $* in *--nol*) echo "M <maintainer@localhost>" ;; *) echo kvm@localhost ;; esac
+	E
+	chmod +x "$LINUX/scripts/get_maintainer.pl"
+	printf '# All\n\n## one\n\nKVM: One\n\nWhy one.\n\n## two\n\nKVM: Two\n\nWhy\ntwo.\n\n| a | b |\n|---|---|\n' >"$PROJECT/COVER-LETTER.md"
 }
 
 # walk NAME: runs, in the copy, what the README shows under "walk: NAME".
@@ -75,7 +128,8 @@ fake_trees() {
 	commit_all "$LINUX" base
 	git -C "$LINUX" tag base
 	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
+	rm -f "$PROJECT"/patches/*.patch
+	find "$PROJECT/selftests" -name "*.[ch]" -delete
 	printf '# topic: one — ready\n' >"$PROJECT/series"
 	for n in 3 13 23; do
 		sed -i "s/^line $n$/changed $n/" "$LINUX/virt/kvm/kvm_main.c"

@@ -32,15 +32,16 @@ gone() {
 		[[ -d /proc/$1 && $(awk '{ print $3 }' "/proc/$1/stat" 2>/dev/null) != Z ]] || return 0
 		sleep 0.1
 	done
-	echo "process $1 is still there"
+	echo "process $1 is still there; it, and what it began:"
+	ps -o pid,ppid,stat,wchan:20,args -p "$1" --ppid "$1"
 	return 1
 }
 
 @test "a run that ends by a signal takes its VM along, and frees its report" {
 	scene program hang
 	for signal in TERM HUP INT KILL; do
-		# INT is ignored by what a script starts in the background, unless it is told otherwise.
-		env --default-signal=INT "$RUN" "${ONE[@]}" >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+		# INT is ignored by what a script starts in the background, and HUP by what nohup does, unless told otherwise.
+		env --default-signal=HUP,INT,TERM "$RUN" "${ONE[@]}" >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
 		run_pid=$!
 		begun $run_pid
 		kill -$signal $run_pid

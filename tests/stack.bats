@@ -4,39 +4,7 @@
 load common
 
 setup() {
-	copy_project
-	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
-	STACK=$PROJECT/scripts/stack
-	LINUX=$KVM_STACK_BUILD/linux
-	mkdir -p "$KVM_STACK_BUILD"
-
-	# A base, and three commits in two topics.
-	mini_kernel "$LINUX"
-	git -C "$LINUX" init -q -b stack
-	commit_all "$LINUX" base
-	git -C "$LINUX" tag base
-	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch "$PROJECT"/selftests/{,include/}*.[ch]
-	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
-}
-
-# three_patches: commits them and exports.
-three_patches() {
-	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
-	commit_all "$LINUX" "KVM: First change"
-	git -C "$LINUX" branch topic/one
-	sed -i 's/^line 20$/line twenty/' "$LINUX/virt/kvm/kvm_main.c"
-	commit_all "$LINUX" "KVM: Second change"
-	echo 'int main(void) { return 0; }' >"$LINUX/tools/testing/selftests/kvm/new_test.c"
-	commit_all "$LINUX" "KVM: selftests: Third change"
-	git -C "$LINUX" branch topic/two
-	cp "$LINUX/tools/testing/selftests/kvm/new_test.c" "$PROJECT/selftests/"
-	"$STACK" export
-}
-
-back_to_base() {
-	git -C "$LINUX" checkout -q -B stack base
-	git -C "$LINUX" for-each-ref --format='%(refname:short)' refs/heads/topic | xargs -r git -C "$LINUX" branch -q -D
+	small_stack
 }
 
 @test "--help names every verb; no verb and a wrong one are wrong usage" {
@@ -73,22 +41,6 @@ back_to_base() {
 	"$STACK" export
 	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
 	diff "$PROJECT/series" "$BATS_TEST_TMPDIR/series"
-}
-
-@test "export ignores the user's git configuration" {
-	three_patches
-	cp -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/"
-	export HOME=$BATS_TEST_TMPDIR/home
-	mkdir "$HOME"
-	git config --global diff.noprefix true
-	git config --global format.attach true
-	git config --global format.signature hello
-	git config --global format.subjectPrefix RFC
-	git config --global diff.algorithm patience
-	git config --global diff.context 1
-	git config --global core.abbrev 8
-	"$STACK" export
-	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
 }
 
 @test "export folds selftests/ into the commit that adds the file" {
@@ -162,6 +114,12 @@ back_to_base() {
 	git -C "$LINUX" apply --index "$PROJECT"/patches/0002-*.patch
 	mkdir "$LINUX/.git/rebase-apply"
 	touch "$LINUX/.git/rebase-apply/applying"
+	cp "$PROJECT"/patches/0002-*.patch "$LINUX/.git/rebase-apply/0001"
+	# One of the user's is theirs, and so is what they edit.
+	run "$STACK" apply
+	fails_with 3 "a git am is under way"
+	# One of apply's own carries its mark.
+	echo "'--exclude=scripts/stack-apply'" >"$LINUX/.git/rebase-apply/apply-opt"
 	run "$STACK" apply
 	[[ $status == 0 && $output == *"interrupted"* ]]
 	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
@@ -371,8 +329,8 @@ Assisted-by: LLM"
 	[[ $(git -C "$LINUX" rev-parse base) != "$first" ]]
 	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
 	git -C "$LINUX" show HEAD:Makefile | grep -q 'SUBLEVEL = 5'
-	# The commits on the old base are still there.
-	git -C "$LINUX" for-each-ref refs/heads | grep -q stack-before-
+	git -C "$LINUX" merge-base --is-ancestor "$first" HEAD && false
+	[[ $(git -C "$LINUX" rev-parse HEAD~3) == "$(git -C "$LINUX" rev-parse base)" ]]
 }
 
 @test "base --tree records the base of a tree of the user's, for export --tree" {
@@ -444,16 +402,6 @@ Assisted-by: LLM"
 	run timeout 3 "$STACK" build-each
 	[[ $status == 124 && $(wc -l <"$BATS_TEST_TMPDIR/begun") == 2 ]]
 	flock -w 10 "$BATS_TEST_TMPDIR/begun" true
-}
-
-# fake_maintainers: what scripts/get_maintainer.pl would say, in words of the test's own.
-fake_maintainers() {
-	cat >"$LINUX/scripts/get_maintainer.pl" <<-'E'
-		#!/bin/sh
-		case $* in *--nol*) echo "M <maintainer@localhost>" ;; *) echo kvm@localhost ;; esac
-	E
-	chmod +x "$LINUX/scripts/get_maintainer.pl"
-	printf '# All\n\n## one\n\nKVM: One\n\nWhy one.\n\n## two\n\nKVM: Two\n\nWhy\ntwo.\n\n| a | b |\n|---|---|\n' >"$PROJECT/COVER-LETTER.md"
 }
 
 @test "send refuses what nobody has signed off, unless it is a dry run" {
@@ -565,4 +513,100 @@ fake_maintainers() {
 	run b4 --offline-mode -n prep --auto-to-cc
 	[[ $output == *"To: M <maintainer@localhost>"* && $output == *"Cc: kvm@vger.kernel.org"* ]] || { echo "$output"; false; }
 	[[ $(git config branch.stack.description) == "KVM: A title"* ]]
+}
+
+@test "send -v 2: change log and link are wanted, and a range-diff comes with --previous" {
+	three_patches
+	fake_maintainers
+	git -C "$LINUX" branch v1
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v 2
+	fails_with 1 "version 2 wants a line 'Changes in v2:'"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v two
+	fails_with 2 "not 'two'"
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run --previous v1
+	fails_with 2 "goes with -v 2"
+	printf '\nChanges in v2:\n- None.\n- Link to v1: https://lore.kernel.org/r/1@localhost\n' >>"$PROJECT/COVER-LETTER.md"
+	sed -i 's/^line 22$/line twenty-two/' "$LINUX/virt/kvm/kvm_main.c"
+	git -C "$LINUX" add -A -f
+	GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@localhost git -C "$LINUX" commit -q --amend --no-edit
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v 2 --previous nothing
+	fails_with 2 "no commit 'nothing'"
+	"$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run -v 2 --previous topic/one..v1
+	grep -qx 'Subject: \[PATCH v2 0/2\] KVM: Two' "$BATS_TEST_TMPDIR/out/v2-0000-cover-letter.patch"
+	grep -qx 'Changes in v2:' "$BATS_TEST_TMPDIR/out/v2-0000-cover-letter.patch"
+	grep -q '^Range-diff against v1:' "$BATS_TEST_TMPDIR/out/v2-0000-cover-letter.patch"
+}
+
+@test "send: a topic without those it needs, and one that says which" {
+	three_patches
+	# The second topic changes what the first one has changed.
+	sed -i 's/^line three$/line 3, again/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Fourth change"
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	fake_maintainers
+	tree=$BATS_TEST_TMPDIR/linux
+	mini_kernel "$tree"
+	git -C "$tree" init -q
+	commit_all "$tree" mine
+	cp -r "$LINUX/scripts" "$tree/"
+	commit_all "$tree" scripts
+	"$STACK" base --tree "$tree"
+	run "$STACK" apply --tree "$tree" --topic two
+	[[ $status == 1 && $output == *"topic two needs: one"* ]]
+	git -C "$tree" reset -q --hard stack-base
+	"$STACK" apply --tree "$tree" --topic one
+	run "$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 3 "lacks 0002-KVM-Second-change.patch"
+	"$STACK" send one --tree "$tree" -o "$BATS_TEST_TMPDIR/one" --dry-run
+	! grep -q '^Applies after' "$BATS_TEST_TMPDIR/one/0000-cover-letter.patch"
+	git -C "$tree" reset -q --hard stack-base
+	"$STACK" apply --tree "$tree" --topic one,two
+	"$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
+	grep -qx 'Applies after: "KVM: One"' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch"
+	[[ $(grep -c '^prerequisite-patch-id: ' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch") == 1 ]]
+}
+
+@test "send: an author whose name takes two encoded words, and a line that begins with From" {
+	three_patches
+	fake_maintainers
+	long="Žofie Ðorđevićová-Høegh the Elder"
+	git -C "$LINUX" -c user.name=T -c user.email=t@localhost commit -q --amend --no-edit --author="$long <z@localhost>"
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	"$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
+	mkdir "$BATS_TEST_TMPDIR/am"
+	id=$(sed -n 's/^Message-I[dD]: <\(.*\)>$/\1/p' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch")
+	git -C "$LINUX" config user.name T
+	git -C "$LINUX" config user.email t@localhost
+	(cd "$LINUX" && b4 --offline-mode -n am -m "$BATS_TEST_TMPDIR/out/two.mbox" -o "$BATS_TEST_TMPDIR/am" "$id")
+	git -C "$LINUX" checkout -q --detach topic/one
+	git -C "$LINUX" am -q "$BATS_TEST_TMPDIR"/am/*.mbx
+	[[ $(git -C "$LINUX" log -1 --format=%an) == "$long" ]]
+
+	git -C "$LINUX" checkout -q stack
+	git -C "$LINUX" commit -q --amend -m $'KVM: selftests: Third change\n\nFrom now on, things are different.\n'
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/from" --dry-run
+	fails_with 1 "begins with 'From '"
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $status == 1 && $output == *"begins with 'From '"* ]]
+}
+
+@test "check: I/O, microseconds and guest_memfd are fine" {
+	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: guest_memfd: Speed up I/O
+
+Do I/O, i.e. in 10 us, with re-used pages of DAMON.
+
+Assisted-by: LLM"
+	git -C "$LINUX" branch topic/one
+	"$STACK" export
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $output == *"ok - changelog 0001-"* && $output == *"ok - codespell 0001-"* ]] || { echo "$output"; false; }
 }

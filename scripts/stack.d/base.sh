@@ -1,5 +1,12 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack base [--tree DIR] - provide the base tree
+#
+# The newest package that BASE names, downloaded and signature-checked with an apt configuration of
+# its own, as a git work tree in build/linux (tag "base", branch "stack"). If it is newer than the
+# base that is there, the tag moves, and commits stay: scripts/stack rebase takes them along.
+#
+# With --tree: record DIR's HEAD as the base of that tree (tag "stack-base"), for apply, rebase,
+# export and send --tree.
 
 # Prints the path of the newest base package, downloading it if need be.
 fetch_base_package() {
@@ -35,12 +42,12 @@ import_tree() {
 	local tree
 
 	# The tarball's own .gitignore ignores everything at the top level, hence -f.
-	GIT_WORK_TREE=$1 GIT_INDEX_FILE=$BUILD/import.index kgit add -A -f .
-	tree=$(GIT_INDEX_FILE=$BUILD/import.index kgit write-tree)
+	GIT_WORK_TREE=$1 GIT_INDEX_FILE=$BUILD/import.index git add -A -f .
+	tree=$(GIT_INDEX_FILE=$BUILD/import.index git write-tree)
 	printf '%s\n' "$2" |
 		GIT_AUTHOR_NAME=base GIT_AUTHOR_EMAIL=base@localhost GIT_AUTHOR_DATE='2000-01-01T00:00:00Z' \
 		GIT_COMMITTER_NAME=base GIT_COMMITTER_EMAIL=base@localhost GIT_COMMITTER_DATE='2000-01-01T00:00:00Z' \
-		kgit commit-tree "$tree"
+		git commit-tree "$tree"
 }
 
 verb_base() {
@@ -61,6 +68,9 @@ verb_base() {
 		return
 	fi
 
+	if ! command -v apt-get || ! command -v dpkg-deb; then
+		die $E_ENV "the base is a package of Debian's, and this machine has no apt-get and dpkg-deb to get it with: use a kernel tree of yours, scripts/stack apply --tree DIR"
+	fi >/dev/null
 	need_packages git xz
 	need_disk 4000 "the base tree"
 	deb=$(fetch_base_package)
@@ -82,18 +92,17 @@ verb_base() {
 	if [[ -d $LINUX/.git ]]; then
 		# A newer version beside the old one; commits on "stack" stay where they are.
 		commit=$(GIT_DIR=$LINUX/.git import_tree "$src" "Linux $version")
-		kgit -C "$LINUX" tag -f base "$commit" >/dev/null
-		say "base moved to $version; 'scripts/stack apply' puts the stack on it"
+		git -C "$LINUX" tag -f base "$commit" >/dev/null
+		say "base moved to $version; scripts/stack rebase takes the commits of \"stack\" there"
 	else
-		kgit -C "$src" init -q -b stack
+		git -C "$src" init -q -b stack
 		commit=$(GIT_DIR=$src/.git import_tree "$src" "Linux $version")
-		kgit -C "$src" tag base "$commit"
-		kgit -C "$src" update-ref HEAD "$commit"
+		git -C "$src" tag base "$commit"
+		git -C "$src" update-ref HEAD "$commit"
 		mv "$BUILD/import.index" "$src/.git/index"
-		kgit -C "$src" config rebase.updateRefs true
-		kgit -C "$src" config gc.auto 0
-		# The same .gitignore would hide new files; the global exclude file is not touched.
-		kgit -C "$src" update-index -q --refresh || true
+		git -C "$src" config rebase.updateRefs true
+		git -C "$src" config gc.auto 0
+		git -C "$src" update-index -q --refresh || true
 		mv "$src" "$LINUX"
 	fi
 	rm -rf "$BUILD/import" "$BUILD/import.index"

@@ -1,5 +1,10 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack build-each [--topic T[,T]] [--boot] - every patch builds
+#
+# In turn, with KVM_INTEL=m KVM_AMD=m KVM_WERROR=y, and for arm64 where it touches it or common
+# code; with the last of the patches that touch them, for arm64 with 64K pages, and riscv. With
+# --boot, each also boots in a lane and passes the smoke test. Results are cached, an interrupted
+# run continues.
 
 # The configs, besides x86's, that KVM is compiled with: ARCH or ARCH-VARIANT. Those that the stack
 # changes nothing but common code of, or a variant of, are compiled once.

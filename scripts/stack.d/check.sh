@@ -1,5 +1,9 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack check - everything about the patches that a program can judge
+#
+# series and patches/ name the same files, and COVER-LETTER.md has a section for each topic; the
+# stack applies, export gives the same bytes, selftests are in sync; checkpatch (less
+# scripts/waivers), codespell (less scripts/spelling), rules for changelogs.
 
 FAULTS=0
 PASSES=0
@@ -45,7 +49,7 @@ check_files() {
 check_changelog() {
 	local file=$ROOT/patches/$1 subject body words pronoun
 
-	subject=$(kgit mailinfo -k /dev/null /dev/null <"$file" | sed -n 's/^Subject: \(\[PATCH\] \)\?//p')
+	subject=$(git mailinfo -k /dev/null /dev/null <"$file" | sed -n 's/^Subject: \(\[PATCH\] \)\?//p')
 	# The changelog proper: after the mail header, before the first "---" line.
 	body=$(awk '!h { if ($0 == "") h = 1; next } /^---$/ { exit } { print }' "$file")
 	words=$(grep -vE '^[A-Z][A-Za-z-]+: |^ ' <<<"$body" || true)
@@ -57,11 +61,13 @@ check_changelog() {
 	[[ $subject == *. ]] && echo "shortlog ends with a full stop"
 	((${#subject} <= 80)) || echo "shortlog has ${#subject} characters, 80 is the limit"
 	[[ $words ]] || echo "no changelog"
-	pronoun=$(grep -oiwE "I|we|our|us|my" <<<"${words//i.e./}" | head -n 1 || true)
+	# Neither I/O nor microseconds.
+	pronoun=$(sed -E 's/i\.e\.//g; s/I\/O//g; s/[0-9] us\b//g' <<<"$words" | grep -oiwE "I|we|our|us|my" | head -n 1 || true)
 	[[ -z $pronoun ]] || echo "changelog uses a pronoun: $pronoun"
 	grep -qE '^(This patch|This commit|Added|Adds|Fixes|Fixed|Changes|Changed|Moves|Moved) ' <<<"$words" && echo "changelog is not in the imperative: $(grep -E -m1 '^(This patch|This commit|Added|Adds|Fixes|Fixed|Changes|Changed|Moves|Moved) ' <<<"$words")"
 	# Functions of the patch that the changelog names must carry "()".
 	unbraced_functions "$file" "$words"
+	grep -q '^From ' <<<"$body" && echo "a line of the changelog begins with 'From ', where mailboxes are split: word it differently"
 	grep -q '^Signed-off-by:' <<<"$body" && echo "carries a Signed-off-by: only the human who submits adds one"
 	grep -q '^Assisted-by: LLM' <<<"$body" || echo "no 'Assisted-by: LLM' trailer"
 	return 0
@@ -94,8 +100,9 @@ waive() {
 }
 
 check_each_patch() {
-	local p out faults
+	local p out faults spelled
 
+	spelled=$(sed '/^#/d; s/ .*//' "$ROOT/scripts/spelling" | paste -sd,)
 	for p in "${PATCHES[@]}"; do
 		[[ -f $ROOT/patches/$p ]] || continue
 		faults=()
@@ -104,8 +111,7 @@ check_each_patch() {
 			--no-summary --terse --show-types "$ROOT/patches/$p" 2>&1) || true
 		mapfile -t faults < <(waive "$p" <<<"$out" | sed 's/^[^:]*\///')
 		verdict "checkpatch $p" ${faults[@]+"${faults[@]}"}
-		# mm/damon is a name.
-		out=$(codespell -q 3 -L damon "$ROOT/patches/$p" 2>&1) || true
+		out=$(codespell -q 3 -L "$spelled" "$ROOT/patches/$p" 2>&1) || true
 		mapfile -t faults < <(sed '/^$/d;s/^[^:]*\///' <<<"$out")
 		verdict "codespell $p" ${faults[@]+"${faults[@]}"}
 		mapfile -t faults < <(check_changelog "$p")
@@ -120,10 +126,10 @@ check_round_trip() {
 
 	# A sparse work tree: git am writes only what the patches touch.
 	tmp=$(mktemp -d "$BUILD/roundtrip.XXXXXX")
-	kgit -C "$LINUX" worktree add -q --detach --no-checkout "$tmp/linux" base
+	git -C "$LINUX" worktree add -q --detach --no-checkout "$tmp/linux" base
 	# .gitattributes: it says what a hunk header quotes.
-	kgit -C "$tmp/linux" sparse-checkout set --no-cone /MAINTAINERS /.gitattributes
-	kgit -C "$tmp/linux" checkout -q base
+	git -C "$tmp/linux" sparse-checkout set --no-cone /MAINTAINERS /.gitattributes
+	git -C "$tmp/linux" checkout -q base
 	for p in "${PATCHES[@]}"; do
 		n=$((n + 1))
 		if ! am_one "$tmp/linux" "$ROOT/patches/$p" >"$tmp/log" 2>&1; then
@@ -143,7 +149,7 @@ check_round_trip() {
 		done < <(cd "$ROOT/selftests" && find . -type f -name '*.[chS]' -printf '%P\n' | sort)
 		verdict "selftests/ and the selftest patches are in sync" ${faults[@]+"${faults[@]}"}
 	fi
-	kgit -C "$LINUX" worktree remove --force "$tmp/linux"
+	git -C "$LINUX" worktree remove --force "$tmp/linux"
 	rm -rf "$tmp"
 }
 

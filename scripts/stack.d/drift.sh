@@ -1,9 +1,17 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack drift --tree DIR - how each patch fares on another kernel tree
+#
+#   applies     as it is
+#   3-way       git am -3 merges it
+#   3-way*      it does, once DIR has the stack's objects; the last line says how it gets them
+#   upstream    its reverse applies
+#   conflicts   git am -3 stops; those after it are judged without it
+#
+# DIR is only read.
 
 verb_drift() {
-	local tree='' tmp p file state count=0
-	local -A n=([applies]=0 [3-way]=0 [conflicts]=0 [upstream]=0)
+	local tree='' objects='' p file state count=0
+	local -A n=([applies]=0 [3-way]=0 [3-way*]=0 [conflicts]=0 [upstream]=0)
 
 	while (($#)); do
 		case $1 in
@@ -16,45 +24,56 @@ verb_drift() {
 	need_packages git
 	need_base
 	read_series
+	((${#PATCHES[@]})) || die $E_STACK "series names no patch"
 
-	# Only the files that the patches touch matter; the base's objects serve the 3-way merge.
-	tmp=$(mktemp -d "$BUILD/drift.XXXXXX")
-	kgit -C "$tmp" init -q
-	printf '%s\n' "$LINUX/.git/objects" >"$tmp/.git/objects/info/alternates"
+	# Only the files that the patches touch matter. What git am -3 merges with must be among the
+	# tree's own objects, as it must for the user.
+	scratch
+	git -C "$SCRATCH" init -q
+	if [[ $(git -C "$tree" rev-parse --show-toplevel 2>/dev/null) -ef $tree ]]; then
+		objects=$(cd "$tree" && realpath "$(git rev-parse --git-path objects)")
+		printf '%s\n' "$objects" >"$SCRATCH/.git/objects/info/alternates"
+	fi
 	for p in "${PATCHES[@]}"; do
 		git apply --numstat "$ROOT/patches/$p" | cut -f3
 	done | sort -u | while read -r file; do
 		if [[ -f $tree/$file ]]; then
-			mkdir -p "$tmp/$(dirname "$file")"
-			cp "$tree/$file" "$tmp/$file"
+			mkdir -p "$SCRATCH/$(dirname "$file")"
+			cp "$tree/$file" "$SCRATCH/$file"
 		fi
 	done
-	kgit -C "$tmp" add -A -f .
-	GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x \
-		kgit -C "$tmp" commit -q --allow-empty -m drift
+	git -C "$SCRATCH" add -A -f .
+	git -C "$SCRATCH" commit -q --allow-empty -m drift
 
 	for p in "${PATCHES[@]}"; do
 		count=$((count + 1))
-		if kgit -C "$tmp" apply --check --index "$ROOT/patches/$p" 2>/dev/null; then
-			kgit -C "$tmp" apply --index "$ROOT/patches/$p" 2>/dev/null
+		p=$ROOT/patches/$p
+		if git -C "$SCRATCH" am -q --no-3way --keep-cr "$p" >/dev/null 2>&1; then
 			state=applies
-		elif kgit -C "$tmp" apply --check --index --reverse "$ROOT/patches/$p" 2>/dev/null; then
+		elif git -C "$SCRATCH" am --abort && git -C "$SCRATCH" apply --check --index --reverse "$p" 2>/dev/null; then
 			state=upstream
-		elif kgit -C "$tmp" apply --3way --index "$ROOT/patches/$p" >/dev/null 2>&1 &&
-			[[ -z $(git -C "$tmp" ls-files -u) ]]; then
+		elif merges "$p"; then
 			state=3-way
+		elif GIT_ALTERNATE_OBJECT_DIRECTORIES=$LINUX/.git/objects merges "$p"; then
+			state=3-way*
+			# What the merge took from there goes without it from here on.
+			git -C "$SCRATCH" add --refresh . || true
 		else
-			kgit -C "$tmp" reset -q --hard
 			state=conflicts
 		fi
-		# What applied is the ground for the next patch, also after a reset.
-		GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x \
-			kgit -C "$tmp" commit -q --allow-empty -m "$p"
 		n[$state]=$((n[$state] + 1))
-		printf '%-10s %s\n' "$state" "$p"
+		printf '%-10s %s\n' "$state" "${p##*/}"
 	done
-	rm -rf "$tmp"
 	printf '%d patches: %d apply, %d 3-way, %d conflict, %d upstream\n' $count \
-		"${n[applies]}" "${n[3-way]}" "${n[conflicts]}" "${n[upstream]}"
+		"${n[applies]}" "$((n[3-way] + n[3-way*]))" "${n[conflicts]}" "${n[upstream]}"
+	((n[3-way*] == 0)) ||
+		printf '* once it has the objects: git -C %s fetch %s stack\n' "$tree" "$LINUX"
 	((n[conflicts] == 0)) || exit $E_STACK
+}
+
+# merges PATCH: git am -3 takes it, without a word to anybody.
+merges() {
+	git -C "$SCRATCH" am -q -3 --keep-cr "$1" >/dev/null 2>&1 && return
+	git -C "$SCRATCH" am --abort
+	return 1
 }

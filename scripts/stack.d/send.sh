@@ -1,5 +1,16 @@
 # shellcheck shell=bash
-# Sourced by scripts/stack, whose --help says what the verb takes and does.
+# scripts/stack send TOPIC -o DIR [--tree DIR] [-v N [--previous REF]] [--dry-run] - the mails of a topic
+#
+# Writes them to DIR, for review; sends nothing. The cover letter is the topic's section of
+# COVER-LETTER.md, To and Cc are get_maintainer.pl's, TOPIC.mbox is what b4 am takes. Refuses
+# patches whose author has not signed them off, unless --dry-run.
+#
+# With --tree: a tree that the stack, or the topic and those it needs, was applied to, e.g.
+# kvm-x86/next, so that the mails name a base that their readers have.
+#
+# With -v N: version N of it. From 2 on, its section in COVER-LETTER.md must have a line "Changes in
+# vN:", and one "- Link to vM: https://lore.kernel.org/r/...", M being N-1. --previous adds a
+# range-diff: a REF or REF..REF in the tree, that of version M.
 
 # cover_of TOPIC: its section of COVER-LETTER.md, the subject first. Paragraphs are wrapped as
 # mails are, tables and links stay as they are.
@@ -39,12 +50,44 @@ check_signed() {
 	sed -n '/^Signed-off-by: /p' "$ROOT/patches/$1" | grep -F "<$author>" >/dev/null
 }
 
+# commits_of_topic DIR BASE TOPIC: its commits in DIR, in order. What else is there, is of series, too.
+commits_of_topic() {
+	local dir=$1 base=$2 topic=$3 p commit id
+	local -A patch=() found=()
+
+	while read -r id p; do
+		patch[$id]=$p
+	done < <(for p in "${PATCHES[@]}"; do echo "$(patch_ids <"$ROOT/patches/$p") $p"; done)
+	while read -r commit id; do
+		p=${patch[$id]-}
+		[[ $p ]] || die $E_ENV "$dir has a commit that is no patch of series: $(git -C "$dir" log -1 --format='%h %s' "$commit"): apply or export first"
+		found[$p]=$commit
+	done < <(git -C "$dir" rev-list --reverse "$base..HEAD" | git -C "$dir" diff-tree --no-ext-diff --stdin -p -M |
+		git patch-id --stable | awk '{ print $2, $1 }')
+	while read -r p; do
+		[[ ${found[$p]-} ]] ||
+			die $E_ENV "$dir lacks $p: scripts/stack apply --tree $dir, with --topic $topic or, if that needs others, those before it"
+		echo "${found[$p]}"
+	done < <(select_patches "$topic" '')
+}
+
+# stands_after DIR BASE TOPIC: what the cover letter says of the topics that TOPIC needs.
+stands_after() {
+	local t
+
+	for t in $(needed_topics "$1" "$2" "$3"); do
+		printf '"%s"\n' "$(cover_of "$t" | head -n 1)"
+	done | paste -sd, | sed 's/,/, /g; s/^/Applies after: /'
+}
+
 verb_send() {
-	local topic='' out='' dir=$LINUX dry='' base p nr=0 first='' count=0 cover commits range maintainers=() lists=()
+	local topic='' out='' dir=$LINUX dry='' version=1 previous='' base p cover after commits options=() maintainers=() lists=()
 
 	while (($#)); do
 		case $1 in
 		-o) out=${2-}; shift 2 || die $E_USAGE "-o wants a directory" ;;
+		-v) version=${2-}; shift 2 || die $E_USAGE "-v wants a number" ;;
+		--previous) previous=${2-}; shift 2 || die $E_USAGE "--previous wants a commit, or two: REF..REF" ;;
 		--tree) dir=${2-}; shift 2 || die $E_USAGE "--tree wants a directory" ;;
 		--dry-run) dry=1; shift ;;
 		-*) die $E_USAGE "send: unknown option '$1'" ;;
@@ -52,6 +95,8 @@ verb_send() {
 		esac
 	done
 	[[ $topic && $out ]] || die $E_USAGE "send wants a topic, and -o DIR for its mails"
+	[[ $version =~ ^[1-9][0-9]*$ ]] || die $E_USAGE "-v wants a number from 1 on, not '$version'"
+	((version > 1)) || [[ -z $previous ]] || die $E_USAGE "--previous goes with -v 2 and later"
 	if [[ -e $out && $(ls -A "$out") ]]; then
 		die $E_USAGE "$out is not empty"
 	fi
@@ -62,39 +107,45 @@ verb_send() {
 	read_series
 	select_patches "$topic" '' >/dev/null
 
-	mapfile -t commits < <(git -C "$dir" rev-list --reverse "$base..HEAD")
-	((${#commits[@]} == ${#PATCHES[@]})) ||
-		die $E_ENV "$dir has ${#commits[@]} commits since its base, series ${#PATCHES[@]} patches: apply or export first"
-	for p in "${PATCHES[@]}"; do
-		[[ $(git -C "$dir" show "${commits[nr]}" | git patch-id --stable | cut -d' ' -f1) == $(git patch-id --stable <"$ROOT/patches/$p" | cut -d' ' -f1) ]] ||
-			die $E_ENV "$p is not what $dir has as commit $((nr + 1)): apply or export first"
-		if [[ ${TOPIC_OF[$p]} == "$topic" ]]; then
-			[[ $first ]] || first=$nr
-			count=$((count + 1))
-			[[ $dry ]] || check_signed "$p" ||
+	commits=$(commits_of_topic "$dir" "$base" "$topic")
+	mapfile -t commits <<<"$commits"
+	if [[ -z $dry ]]; then
+		while read -r p; do
+			check_signed "$p" ||
 				die $E_STACK "$p: no Signed-off-by of its author. Who submits it, certifies it, and is its author: see README"
-		fi
-		nr=$((nr + 1))
-	done
+		done < <(select_patches "$topic" '')
+	fi
 	cover=$(cover_of "$topic")
 	[[ $cover ]] || die $E_STACK "COVER-LETTER.md has no section '## $topic'"
+	if ((version > 1)); then
+		grep -qx "Changes in v$version:" <<<"$cover" && grep -qE "^- Link to v$((version - 1)): https://" <<<"$cover" ||
+			die $E_STACK "COVER-LETTER.md, '## $topic': version $version wants a line 'Changes in v$version:' and one '- Link to v$((version - 1)): https://lore.kernel.org/r/...'"
+		options+=("--reroll-count=$version")
+	fi
+	if [[ $previous ]]; then
+		git -C "$dir" rev-parse -q --verify "${previous#*..}^{commit}" >/dev/null || die $E_USAGE "--previous: no commit '$previous' in $dir"
+		options+=("--range-diff=$previous")
+	fi
+	after=$(stands_after "$dir" "$base" "$topic")
+	[[ -z $after ]] || cover+=$'\n\n'$(fmt -w 75 <<<"$after")
 
 	mapfile -t maintainers < <(topic_people "$dir" --nol --nor)
 	mapfile -t lists < <(topic_people "$dir" --nom)
 	mkdir -p "$out"
 	out=$(cd "$out" && pwd)
 	# A branch, as git takes the cover letter from its description.
-	kgit -C "$dir" branch -q -f "send/$topic" "${commits[first + count - 1]}"
-	range=${commits[first]}^..send/$topic
-	kgit -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
-		--cover-letter --cover-from-description=subject \
+	git -C "$dir" branch -q -f "send/$topic" "${commits[-1]}"
+	git -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
+		--cover-letter --cover-from-description=subject ${options[@]+"${options[@]}"} \
 		"$([[ ${STATUS_OF[$topic]} == RFC* ]] && echo --rfc || echo --subject-prefix=PATCH)" \
-		"${maintainers[@]/#/--to=}" "${lists[@]/#/--cc=}" "$range" ||
+		"${maintainers[@]/#/--to=}" "${lists[@]/#/--cc=}" "${commits[0]}^..send/$topic" ||
 		die $E_ENV "git format-patch failed in $dir"
-	kgit -C "$dir" branch -q -D "send/$topic"
+	git -C "$dir" branch -q -D "send/$topic"
 	# Debian 12's b4 fails on an author or a subject that is folded.
 	sed -i -E '1,/^$/{:again; /^(From|Subject): /{N; s/\n / /; t again; P; D}}' "$out"/*.patch
+	p=$(awk 'FNR > 1 && /^From / { print FILENAME; exit }' "$out"/*.patch)
+	[[ -z $p ]] || die $E_STACK "${p##*/}: a line begins with 'From ', where mailboxes are split: word it differently"
 	cat "$out"/*.patch >"$out/$topic.mbox"
 	[[ $dir != "$LINUX" ]] || say "the base-commit is build/linux's own: for the list, apply to a tree that has it, and --tree"
-	say "$count patches and a cover letter in $out${dry:+; a dry run, nobody has certified them}"
+	say "${#commits[@]} patches and a cover letter in $out${dry:+; a dry run, nobody has certified them}"
 }
