@@ -165,6 +165,22 @@ as_t() {
 	diff -r "$PROJECT/patches" "$BATS_TEST_TMPDIR/patches"
 }
 
+@test "export: who has the commits by git's own means has what apply would have made" {
+	three_patches
+	# The same commits, of which nothing is recorded.
+	rm "$LINUX/.git/stack-record"
+	"$STACK" apply
+	echo 'int main(void) { return 5; }' >"$PROJECT/selftests/new_test.c"
+	run "$STACK" export
+	[[ $status == 0 && $output == *"folding selftests/new_test.c"* ]] || { echo "$output"; false; }
+	# An edit of a test is none that apply takes for agreed upon.
+	rm "$LINUX/.git/stack-record"
+	echo 'int main(void) { return 6; }' >"$PROJECT/selftests/new_test.c"
+	"$STACK" apply
+	run "$STACK" export
+	grep -q 'return 6' "$PROJECT/selftests/new_test.c"
+}
+
 @test "export does not write over patches that build/linux never had" {
 	three_patches
 	sed -i 's/^+line twenty$/+line 20 of somebody else/' "$PROJECT"/patches/0002-*.patch

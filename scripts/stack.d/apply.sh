@@ -95,7 +95,7 @@ verb_apply() {
 	fi
 	if ((done_ == total)); then
 		say "$dir is up to date: all $total patches are there"
-		[[ $(recorded_commit "$dir") ]] || record_if_same "$dir" "$from"
+		[[ $(recorded_commit "$dir") == "$(git -C "$dir" rev-parse HEAD)" ]] || record_if_same "$dir" "$from"
 		return
 	elif ((done_)); then
 		say "continuing: $done_ of $total patches are there"
@@ -201,11 +201,18 @@ put_back() {
 	done <<<"$2"
 }
 
-# record_if_same DIR BASE: patches/ is what export would write.
+# record_if_same DIR BASE: patches/ is what export would write, and selftests/ what DIR has.
 record_if_same() {
+	local file
+
 	scratch
 	write_patches "$1" "$2" "$SCRATCH"
-	! diff -rq "$ROOT/patches" "$SCRATCH" >/dev/null || record "$1" "$2" "${PATCHES[@]}"
+	diff -rq "$ROOT/patches" "$SCRATCH" >/dev/null || return 0
+	while read -r file; do
+		[[ $(git -C "$1" hash-object --no-filters "$ROOT/selftests/$file") == \
+			"$(git -C "$1" rev-parse -q --verify "HEAD:$KSELFTEST/$file")" ]] || return 0
+	done < <(cd "$ROOT/selftests" && find . -type f -name '*.[chS]' -printf '%P\n')
+	record "$1" "$2" "${PATCHES[@]}"
 }
 
 # apply_point DIR FILE...: where in DIR's history the stack begins: stack-base if it was
