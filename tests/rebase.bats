@@ -218,7 +218,7 @@ as_t() {
 	run "$STACK" drift --tree "$tree"
 	[[ $status == 0 && $output == *"3-way*     0002-"* && $output == *"fetch $LINUX stack"* ]]
 	! git -C "$tree" -c user.name=T -c user.email=t@localhost am -q -3 "$PROJECT"/patches/*.patch
-	git -C "$tree" am --abort
+	git -C "$tree" -c user.name=T -c user.email=t@localhost am --abort
 	git -C "$tree" fetch -q "$LINUX" stack
 	run "$STACK" drift --tree "$tree"
 	[[ $status == 0 && $output == *"3-way      0002-"* && $output != *"3-way*"* ]]
