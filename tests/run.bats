@@ -175,7 +175,7 @@ part() {
 		grep -q '^Expect: .' "$m"
 	done
 	# No name stands for two tests of an architecture.
-	for arch in x86_64 arm64; do
+	for arch in x86_64 arm64 riscv; do
 		LANE[arch]=$arch
 		names=$(for s in $(set_names); do ! fits "$s" || tests_of "$s" | cut -d' ' -f1; done)
 		[[ -z $(sort <<<"$names" | uniq -d | grep -vFx -f <(tests_of upstream | cut -d' ' -f1)) ]]

@@ -46,6 +46,7 @@ read_lane() {
 	case ${LANE[arch]} in
 	x86_64) LANE[image]=bzImage LANE[console]=ttyS0,115200 ;;
 	arm64) LANE[image]=Image LANE[console]=ttyAMA0 ;;
+	riscv) LANE[image]=Image LANE[console]=ttyS0 ;;
 	*) die $E_USAGE "ci/lanes/$1: no way to boot arch '${LANE[arch]}'" ;;
 	esac
 }
@@ -69,12 +70,14 @@ lane_keys() {
 }
 
 # image_arch FILE: the arch, in the lanes' words, that a kernel image is for; fails if it is none.
-# The magic numbers are those of Documentation/arch/{x86/boot,arm64/booting}.rst.
+# The magic numbers are those of Documentation/arch/{x86/boot,arm64/booting,riscv/boot-image-header}.rst.
 image_arch() {
 	if [[ $(dd if="$1" bs=1 skip=514 count=4 status=none | tr -d '\0') == HdrS ]]; then
 		echo x86_64
 	elif [[ $(dd if="$1" bs=1 skip=56 count=4 status=none | tr -d '\0') == ARMd ]]; then
 		echo arm64
+	elif [[ $(dd if="$1" bs=1 skip=56 count=4 status=none | tr -d '\0') == $'RSC\x05' ]]; then
+		echo riscv
 	else
 		return 1
 	fi
@@ -85,6 +88,7 @@ program_arch() {
 	case $(readelf -h "$1" 2>/dev/null | sed -n 's/^ *Machine: *//p') in
 	*X86-64) echo x86_64 ;;
 	AArch64) echo arm64 ;;
+	RISC-V) echo riscv ;;
 	*) echo unknown ;;
 	esac
 }

@@ -8,8 +8,9 @@
 readonly PATIENCE=${KVM_CI_PATIENCE:-3}
 [[ $PATIENCE =~ ^[1-9][0-9]{0,2}$ ]] || die $E_USAGE "KVM_CI_PATIENCE takes a number from 1 to 999, not '$PATIENCE'"
 readonly SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
-# Where busybox comes from for an architecture that this machine is not.
-readonly BUSYBOX_SUITE=bookworm
+# Where busybox comes from for an architecture that this machine is not: the suite, and Debian's name
+# of the architecture.
+readonly -A BUSYBOX=([arm64]="bookworm arm64" [riscv]="trixie riscv64")
 
 APPEND=''	# what the user adds to each kernel's command line
 QEMU_ARGS=()	# what the user adds to QEMU's
@@ -71,19 +72,22 @@ build_program() {
 # lane_busybox: a static busybox of the lane's architecture; prints the path.
 lane_busybox() {
 	local arch=${LANE[arch]}
-	local debs=$CACHE/deb/busybox.$arch log=$BUILD/busybox.log
+	local debs=$CACHE/deb/busybox.$arch log=$BUILD/busybox.log suite name
 
 	if [[ -z $(cross_prefix "$arch") ]]; then
 		command -v busybox
 		return
 	fi
 	if [[ ! -f $debs/bin/busybox ]]; then
-		say "downloading busybox-static:$arch"
+		read -r suite name <<<"${BUSYBOX[$arch]}"
+		say "downloading busybox-static:$name"
 		rm -rf "$debs" && mkdir -p "$debs"
-		(cd "$debs" && private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" update &&
-			private_apt "$BUSYBOX_SUITE" apt-get -o APT::Architecture="$arch" download busybox-static &&
-			dpkg-deb -x busybox-static_*.deb .) >"$log" 2>&1 ||
-			die $E_ENV "cannot download busybox-static:$arch: $(apt_error "$log")"
+		# Newer packages have it in /usr/bin.
+		(cd "$debs" && private_apt "$suite" apt-get -o APT::Architecture="$name" update &&
+			private_apt "$suite" apt-get -o APT::Architecture="$name" download busybox-static &&
+			dpkg-deb -x busybox-static_*.deb . &&
+			{ [[ -d bin ]] || ln -s usr/bin bin; }) >"$log" 2>&1 ||
+			die $E_ENV "cannot download busybox-static:$name: $(apt_error "$log")"
 	fi
 	printf '%s\n' "$debs/bin/busybox"
 }

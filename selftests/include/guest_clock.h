@@ -32,8 +32,20 @@ static inline double ns_per_tick(struct kvm_vcpu *vcpu)
 {
 	return 1e9 / timer_get_cntfrq();
 }
+#elif defined(__riscv)
+#include "arch_timer.h"
+
+static inline u64 guest_clock(void)
+{
+	return timer_get_cycles();
+}
+
+static inline double ns_per_tick(struct kvm_vcpu *vcpu)
+{
+	return 1e9 / vcpu_get_reg(vcpu, RISCV_TIMER_REG(frequency));
+}
 #else
-#error "The guest's clock, and its frequency, are known for x86 and arm64 only"
+#error "The guest's clock, and its frequency, are known for x86, arm64 and riscv only"
 #endif
 
 #endif /* SELFTEST_KVM_GUEST_CLOCK_H */
