@@ -40,8 +40,8 @@
 
 #define SLOT_A		10
 #define SLOT_B		11
-#define SLOT_GPA(slot)	((gpa_t)(slot) * SZ_1G)
-/* One page of bitmap, to be held up as a whole. */
+#define SLOT_GPA(slot)	((gpa_t)(slot) * SZ_4G)
+/* Of the host's: their bitmap is 4 KiB, i.e. no more than a page, to be held up as a whole. */
 #define SLOT_PAGES	(4096ul * 8)
 
 #define NR_UPDATES	100
@@ -151,7 +151,8 @@ static struct kvm_vm *create_vm(void)
 
 	for (slot = SLOT_A; slot <= SLOT_B; slot++)
 		vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SLOT_GPA(slot), slot,
-					    SLOT_PAGES, KVM_MEM_LOG_DIRTY_PAGES);
+					    vm_num_guest_pages(vm->mode, SLOT_PAGES),
+					    KVM_MEM_LOG_DIRTY_PAGES);
 
 	/* Absent, again. */
 	kvm_madvise(absent, getpagesize(), MADV_DONTNEED);

@@ -35,7 +35,7 @@
 #define TEST_SLOT	10
 #define TEST_GVA	0xc0000000ul
 #define TEST_GPA	SZ_4G
-#define TEST_SIZE	SZ_8M
+#define TEST_PAGES	2048
 #define RING_ENTRIES	4096
 
 /* Shared with the guest. */
@@ -196,6 +196,7 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, enum vm_mem_backing_src_
 				u64 manual_flags, bool ring)
 {
 	struct kvm_vm *vm = __vm_create(VM_SHAPE_DEFAULT, 1, 0);
+	u64 guest_pages;
 
 	if (manual_flags)
 		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual_flags);
@@ -203,12 +204,14 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, enum vm_mem_backing_src_
 		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	*vcpu = vm_vcpu_add(vm, 0, guest_code);
 	kvm_arch_vm_finalize_vcpus(vm);
-	page_size = vm->page_size;
-	nr_pages = TEST_SIZE / page_size;
+	/* The log, and whatever else is said of pages here, is of the host's. */
+	page_size = getpagesize();
+	nr_pages = TEST_PAGES;
+	guest_pages = vm_num_guest_pages(vm->mode, nr_pages);
 	sync_global_to_guest(vm, page_size);
 	sync_global_to_guest(vm, nr_pages);
-	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, nr_pages, 0);
-	virt_map(vm, TEST_GVA, TEST_GPA, nr_pages);
+	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, guest_pages, 0);
+	virt_map(vm, TEST_GVA, TEST_GPA, guest_pages);
 	return vm;
 }
 
@@ -292,7 +295,8 @@ static void test_eager_split(enum vm_mem_backing_src_type src, const char *mode,
 
 	vm_mem_region_delete(vm, TEST_SLOT);
 	vm_enable_eager_split(vm);
-	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT, nr_pages, 0);
+	vm_userspace_mem_region_add(vm, src, TEST_GPA, TEST_SLOT,
+				    vm_num_guest_pages(vm->mode, nr_pages), 0);
 	enable_logging(vm, vcpu, mode, 0);
 
 	for (pass = 0; pass < 2; pass++) {

@@ -27,7 +27,7 @@
 #define TEST_SLOT	10
 #define TEST_GVA	0xc0000000ul
 #define TEST_GPA	SZ_4G
-#define TEST_SIZE	SZ_2M
+#define TEST_PAGES	512
 #define RING_ENTRIES	4096
 #define STAT		"dirty_log_harvest_max_ns"
 
@@ -169,6 +169,7 @@ static void verify(struct kvm_vm *vm, const char *op, int slot, u64 pages, u64 b
 static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, bool manual, bool ring)
 {
 	struct kvm_vm *vm = __vm_create(VM_SHAPE_DEFAULT, 1, 0);
+	u64 guest_pages;
 
 	if (manual)
 		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
@@ -177,13 +178,15 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, bool manual, bool ring)
 		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	*vcpu = vm_vcpu_add(vm, 0, guest_code);
 	kvm_arch_vm_finalize_vcpus(vm);
-	page_size = vm->page_size;
-	nr_pages = TEST_SIZE / page_size;
+	/* The log, and whatever else is said of pages here, is of the host's. */
+	page_size = getpagesize();
+	nr_pages = TEST_PAGES;
+	guest_pages = vm_num_guest_pages(vm->mode, nr_pages);
 	sync_global_to_guest(vm, page_size);
 	sync_global_to_guest(vm, nr_pages);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, nr_pages,
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, guest_pages,
 				    KVM_MEM_LOG_DIRTY_PAGES);
-	virt_map(vm, TEST_GVA, TEST_GPA, nr_pages);
+	virt_map(vm, TEST_GVA, TEST_GPA, guest_pages);
 	guest_write_all(*vcpu);
 	TEST_ASSERT(!peak(vm), "Nothing was harvested yet");
 	return vm;

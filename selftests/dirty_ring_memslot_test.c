@@ -72,7 +72,8 @@ static bool harvest(u64 nr)
 
 static void add_memslot(struct kvm_vm *vm, u64 npages)
 {
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, npages,
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT,
+				    vm_num_guest_pages(vm->mode, npages),
 				    KVM_MEM_LOG_DIRTY_PAGES);
 }
 
@@ -88,10 +89,11 @@ int main(void)
 	vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	vcpu = vm_vcpu_add(vm, 0, guest_code);
 	kvm_arch_vm_finalize_vcpus(vm);
-	page_size = vm->page_size;
+	/* The log, and whatever else is said of pages here, is of the host's. */
+	page_size = getpagesize();
 	sync_global_to_guest(vm, page_size);
 	add_memslot(vm, NR_PAGES);
-	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	virt_map(vm, TEST_GVA, TEST_GPA, vm_num_guest_pages(vm->mode, NR_PAGES));
 	ring = vcpu_map_dirty_ring(vcpu);
 
 	guest_write(vm, vcpu, PAGE_GONE);

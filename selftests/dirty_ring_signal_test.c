@@ -111,7 +111,7 @@ static u32 reset_with_signals(struct kvm_vm *vm, u32 nr)
 
 int main(void)
 {
-	u32 fetch = 0, nr, interrupted = 0, missed = 0, round, page;
+	u32 fetch = 0, nr, interrupted = 0, missed = 0, round, page, guest_pages;
 	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
 	struct kvm_dirty_gfn *ring;
 	struct kvm_vcpu *vcpu;
@@ -124,11 +124,13 @@ int main(void)
 	vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	vcpu = vm_vcpu_add(vm, 0, guest_code);
 	kvm_arch_vm_finalize_vcpus(vm);
-	page_size = vm->page_size;
+	/* The log, and whatever else is said of pages here, is of the host's. */
+	page_size = getpagesize();
+	guest_pages = vm_num_guest_pages(vm->mode, NR_PAGES);
 	sync_global_to_guest(vm, page_size);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, guest_pages,
 				    KVM_MEM_LOG_DIRTY_PAGES);
-	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	virt_map(vm, TEST_GVA, TEST_GPA, guest_pages);
 	ring = vcpu_map_dirty_ring(vcpu);
 
 	signal(SIGALRM, count_signal);
