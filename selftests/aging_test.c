@@ -272,16 +272,19 @@ static void disturb(struct aging *a, int seconds)
 
 static void create_vm(struct aging *a)
 {
+	u64 guest_pages;
 	int drain, i;
 
 	a->vm = vm_create_with_vcpus(NR_VCPUS, guest_code, a->vcpus);
 	vm_enable_cap(a->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
-	page_size = a->vm->page_size;
+	/* The host ages its own pages. */
+	page_size = max_t(u64, a->vm->page_size, getpagesize());
 	nr_pages = TEST_MEM_SIZE / page_size;
-	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, nr_pages,
+	guest_pages = TEST_MEM_SIZE / a->vm->page_size;
+	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, guest_pages,
 				    KVM_MEM_LOG_DIRTY_PAGES);
-	virt_map(a->vm, TEST_GVA, TEST_GPA, nr_pages);
+	virt_map(a->vm, TEST_GVA, TEST_GPA, guest_pages);
 	sync_global_to_guest(a->vm, page_size);
 	sync_global_to_guest(a->vm, nr_pages);
 

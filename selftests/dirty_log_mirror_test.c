@@ -640,8 +640,7 @@ static bool age_memory(struct mirror *m, struct kvm_random_state *rng,
 		return false;
 
 	for (i = 0; i < 32; i++) {
-		page = ((unsigned long)m->mem >> 12) +
-		       kvm_random_u32(rng) % (m->nr_pages * m->page_size >> 12);
+		page = (unsigned long)m->mem / m->page_size + kvm_random_u32(rng) % m->nr_pages;
 		if (pread(pagemap_fd, &entry, sizeof(entry), page * sizeof(entry)) != sizeof(entry))
 			return false;
 		/* Bit 63: present.  Bits 54:0: the PFN. */

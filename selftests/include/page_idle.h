@@ -39,7 +39,7 @@ static inline bool __look_up_pfns(void *mem, u64 page_size, u64 nr_pages, u64 *p
 	if (fd < 0)
 		return false;
 	for (page = 0; page < nr_pages; page++) {
-		off_t index = (unsigned long)mem / page_size + page;
+		off_t index = ((unsigned long)mem + page * page_size) / getpagesize();
 
 		TEST_ASSERT(pread(fd, &entry, 8, index * 8) == 8,
 			    "/proc/self/pagemap: %s", strerror(errno));
