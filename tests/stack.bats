@@ -457,6 +457,11 @@ Assisted-by: LLM"
 	mkdir "$BATS_TEST_TMPDIR/full" && touch "$BATS_TEST_TMPDIR/full/file"
 	run "$STACK" send two -o "$BATS_TEST_TMPDIR/full" --dry-run
 	fails_with 2 "is not empty"
+	git -C "$LINUX" branch send/two HEAD~1
+	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 3 "branch send/two of $LINUX is in the way"
+	git -C "$LINUX" rev-parse -q --verify send/two
+	git -C "$LINUX" branch -D send/two
 	sed -i '/^## two/,$d' "$PROJECT/COVER-LETTER.md"
 	run "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
 	fails_with 1 "no section '## two'"

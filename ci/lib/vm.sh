@@ -10,7 +10,7 @@ readonly PATIENCE=${KVM_CI_PATIENCE:-3}
 readonly SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
 # Where busybox comes from for an architecture that this machine is not: the suite, and Debian's name
 # of the architecture.
-readonly -A BUSYBOX=([arm64]="bookworm arm64" [riscv]="trixie riscv64")
+readonly -A BUSYBOX=(["arm64"]="bookworm arm64" ["riscv"]="trixie riscv64")
 
 APPEND=''	# what the user adds to each kernel's command line
 QEMU_ARGS=()	# what the user adds to QEMU's

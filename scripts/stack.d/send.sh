@@ -129,17 +129,19 @@ verb_send() {
 	after=$(stands_after "$dir" "$base" "$topic")
 	[[ -z $after ]] || cover+=$'\n\n'$(fmt -w 75 <<<"$after")
 
+	! git -C "$dir" rev-parse -q --verify "refs/heads/send/$topic" >/dev/null ||
+		die $E_ENV "branch send/$topic of $dir is in the way, and would be lost: git -C $dir branch -m send/$topic NAME, then again"
 	mapfile -t maintainers < <(topic_people "$dir" --nol --nor)
 	mapfile -t lists < <(topic_people "$dir" --nom)
 	mkdir -p "$out"
 	out=$(cd "$out" && pwd)
 	# A branch, as git takes the cover letter from its description.
-	git -C "$dir" branch -q -f "send/$topic" "${commits[-1]}"
+	git -C "$dir" branch -q "send/$topic" "${commits[-1]}"
 	git -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
 		--cover-letter --cover-from-description=subject ${options[@]+"${options[@]}"} \
 		"$([[ ${STATUS_OF[$topic]} == RFC* ]] && echo --rfc || echo --subject-prefix=PATCH)" \
 		"${maintainers[@]/#/--to=}" "${lists[@]/#/--cc=}" "${commits[0]}^..send/$topic" ||
-		die $E_ENV "git format-patch failed in $dir"
+		{ git -C "$dir" branch -q -D "send/$topic"; die $E_ENV "git format-patch failed in $dir"; }
 	git -C "$dir" branch -q -D "send/$topic"
 	# Debian 12's b4 fails on an author or a subject that is folded.
 	sed -i -E '1,/^$/{:again; /^(From|Subject): /{N; s/\n / /; t again; P; D}}' "$out"/*.patch
