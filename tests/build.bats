@@ -47,6 +47,25 @@ in_tree() {
 	grep -qx CONFIG_DEFAULT=y "$KVM_STACK_BUILD/obj/toy/toy"
 }
 
+@test "--add: symbols and files laid over a config, in the key, and asserted" {
+	plain=$(kernel --tree base)
+	printf 'CONFIG_ONE=1\nCONFIG_TWO=2\n' >"$BATS_TEST_TMPDIR/fragment"
+	out=$(kernel --tree base --add "$BATS_TEST_TMPDIR/fragment" --add TWO=y --add CONFIG_THREE=n)
+	[[ $out != "$plain" ]]
+	grep -qx CONFIG_ONE=1 "$out/config"
+	grep -qx CONFIG_TWO=y "$out/config"
+	grep -qx '# CONFIG_THREE is not set' "$out/config"
+	[[ $(kernel --tree base) == "$plain" ]]
+	! grep -q ONE "$plain/config"
+	# A merge that drops what it was given.
+	sed -i 's/^cat .*/cat "$@" | grep -v NOBODY >>"$KCONFIG_CONFIG"/' "$LINUX/scripts/kconfig/merge_config.sh"
+	commit_all "$LINUX" "another merge"
+	run kernel --tree stack --add NOBODY_KNOWS=y
+	fails_with 1 "not honoured by this tree: CONFIG_NOBODY_KNOWS=y"
+	run kernel --tree base --add no-such-file
+	fails_with 2 "neither a file nor SYMBOL=VALUE"
+}
+
 @test "an equal .config is not written again" {
 	kernel --tree base
 	touch -d '2001-01-01' "$KVM_STACK_BUILD/obj/toy/.config"

@@ -18,6 +18,18 @@ setup() {
 	fails_with 2 "--append wants words"
 }
 
+@test "--config reaches the kernels that are built, and the report" {
+	fake_trees
+	run "$RUN" --kernel stack --lane svm-tdp --test one --config KASAN=y --config FOO=2
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	grep -q -- '--config lane --add KASAN=y --add FOO=2$' "$FAKE/built"
+	grep -q 'with KASAN=y FOO=2 in the config' "$REPORT/summary.md"
+	run "$RUN" "${ONE[@]}" --config KASAN=y
+	fails_with 2 "--config goes without an image"
+	run "$RUN" --config
+	fails_with 2 "--config wants a file, or SYMBOL=VALUE"
+}
+
 @test "arguments for QEMU arrive as they are, one by one" {
 	run "$RUN" "${ONE[@]}" --qemu -name --qemu 'a b,c'
 	[[ $status == 0 ]] || { echo "$output"; false; }
