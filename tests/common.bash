@@ -32,15 +32,10 @@ commit_all() {
 		git -C "$1" -c user.name=T -c user.email=t@localhost -c commit.gpgSign=false commit -q -m "$2"
 }
 
-# small_stack: STACK is scripts/stack of a copy of the repository, LINUX its tree: a base, and nothing else.
-small_stack() {
-	copy_project
-	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
-	STACK=$PROJECT/scripts/stack
+# small_base: LINUX becomes a tree of a few files, with a base and nothing on top; the project's patches go.
+small_base() {
 	LINUX=$KVM_STACK_BUILD/linux
 	mkdir -p "$KVM_STACK_BUILD"
-
-	# A base, and three commits in two topics.
 	mini_kernel "$LINUX"
 	git -C "$LINUX" init -q -b stack
 	commit_all "$LINUX" base
@@ -48,6 +43,14 @@ small_stack() {
 	echo 1 >"$KVM_STACK_BUILD/base-version"
 	rm -f "$PROJECT"/patches/*.patch
 	find "$PROJECT/selftests" -name "*.[ch]" -delete
+}
+
+# small_stack: STACK is scripts/stack of a copy of the repository, LINUX its tree: a base, and nothing else.
+small_stack() {
+	copy_project
+	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	STACK=$PROJECT/scripts/stack
+	small_base
 	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
 }
 
@@ -122,14 +125,7 @@ fake_bed() {
 # fake_trees [BUILT...]: for the runs of a bed that build: a base, a stack of three patches, and stubs for
 # ci/kernel, whose kernels are IMAGE, and ci/selftests, whose programs are PROGRAM.
 fake_trees() {
-	LINUX=$KVM_STACK_BUILD/linux
-	mini_kernel "$LINUX"
-	git -C "$LINUX" init -q -b stack
-	commit_all "$LINUX" base
-	git -C "$LINUX" tag base
-	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch
-	find "$PROJECT/selftests" -name "*.[ch]" -delete
+	small_base
 	printf '# topic: one — ready\n' >"$PROJECT/series"
 	for n in 3 13 23; do
 		sed -i "s/^line $n$/changed $n/" "$LINUX/virt/kvm/kvm_main.c"
