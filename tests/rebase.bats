@@ -94,7 +94,8 @@ as_t() {
 	git -C "$LINUX" checkout -q stack
 	run "$STACK" rebase
 	[[ $status == 0 && $output == *"2 of 3 commits are there"* ]]
-	"$STACK" export
+	run "$STACK" export
+	[[ $status == 0 && $output == *"topic one has no patches any more: git -C $LINUX branch -D topic/one"* ]]
 	[[ $(grep -c '\.patch$' "$PROJECT/series") == 2 ]]
 }
 
@@ -110,6 +111,17 @@ as_t() {
 	fails_with 3 "a git am is under way"
 	grep -q "half way through" "$LINUX/virt/kvm/kvm_main.c"
 	[[ -d $LINUX/.git/rebase-apply ]]
+}
+
+@test "apply leaves a cherry-pick of the user's alone, whose files are clean" {
+	three_patches
+	git -C "$LINUX" reset -q --hard topic/one
+	# It comes to nothing, at which git stops.
+	! as_t cherry-pick topic/one 2>/dev/null
+	[[ -f $LINUX/.git/CHERRY_PICK_HEAD ]]
+	run "$STACK" apply
+	fails_with 3 "a git cherry-pick is under way"
+	[[ -f $LINUX/.git/CHERRY_PICK_HEAD ]]
 }
 
 @test "apply: series changes, commits do not: anew; commits of the user's: not" {

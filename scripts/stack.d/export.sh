@@ -76,8 +76,9 @@ write_series() {
 		if ! git -C "$dir" merge-base --is-ancestor "$commit" HEAD; then
 			die $E_STACK "branch $ref is not in the history of HEAD: git -C $dir branch -f $ref COMMIT, or -D"
 		fi
-		# Where two topics end, the latter has lost its patches, to the base or to the former.
-		if [[ ${marks[$commit]+set} && " ${TOPICS[*]} " == *" ${marks[$commit]} "*" ${ref#topic/} "* ]]; then
+		# One that ends in the base, or where one before it ends, has lost its patches to that.
+		if git -C "$dir" merge-base --is-ancestor "$commit" "$base" ||
+			[[ ${marks[$commit]+set} && " ${TOPICS[*]} " == *" ${marks[$commit]} "*" ${ref#topic/} "* ]]; then
 			say "topic ${ref#topic/} has no patches any more: git -C $dir branch -D $ref"
 			continue
 		fi
