@@ -4,8 +4,10 @@
 # is cleared here, and nowhere else. What is kept: PATH (a compiler cache may come first there), the
 # cache's own variables, proxies, KVM_*, and who the user is.
 
-# POSIXLY_CORRECT is bash's own mode, too; functions of the caller's would be called for programs.
-set +o posix
+# POSIXLY_CORRECT is bash's own mode, too; functions of the caller's would be called for programs; an
+# exported SHELLOPTS or BASHOPTS reaches every bash below.
+set +o posix +o noclobber +o noglob
+shopt -u failglob nullglob nocaseglob nocasematch dotglob
 unset CDPATH BASH_ENV ENV POSIXLY_CORRECT GLOBIGNORE
 while read -r _ _ name; do
 	[[ $name == bats_* ]] || unset -f "$name"
@@ -21,7 +23,7 @@ export HOME=${HOME-~}
 
 unset GREP_OPTIONS GREP_COLOR GREP_COLORS TAR_OPTIONS XZ_OPT XZ_DEFAULTS GZIP BASH_COMPAT \
 	PERL5OPT PERL5LIB PERL_UNICODE PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTHONOPTIMIZE \
-	QUILT_PATCHES QUILT_SERIES QUILT_PATCH_OPTS CMDLINE
+	QUILT_PATCHES QUILT_SERIES QUILT_PATCH_OPTS CHECKPATCH_CONFIG_DIR SHELLCHECK_OPTS CMDLINE
 # make's and kbuild's, a caller's make -j included.
 unset MAKEFLAGS MFLAGS GNUMAKEFLAGS MAKEOVERRIDES MAKEFILES MAKELEVEL W V C M O ARCH SUBARCH SRCARCH \
 	CROSS_COMPILE CROSS_COMPILE_COMPAT LOCALVERSION EXTRAVERSION LLVM LLVM_IAS KCFLAGS KCPPFLAGS KAFLAGS \
@@ -35,6 +37,12 @@ unset CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH COMPILER_PATH GCC_EXE
 for name in "${!KBUILD_@}" "${!KCONFIG_@}" "${!CONFIG_@}"; do
 	unset "$name"
 done
+
+# no_dotfiles COMMAND...: without the user's .checkpatch.conf, .get_maintainer.conf, .quiltrc and the like.
+# Everything else may need its home, for what is installed or cached there.
+no_dotfiles() {
+	env HOME=/nonexistent XDG_CONFIG_HOME=/nonexistent "$@"
+}
 
 # Git reads neither the user's configuration nor the system's, but for who the user is and which
 # directories of others' are trusted. Settings given this way outrank those of the repository.

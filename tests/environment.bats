@@ -74,6 +74,8 @@ hostile() {
 			useConfigOnly = true
 	E
 	cp "$home/.gitconfig" "$home/.config/git/config"
+	echo --no-such-option | tee "$home/.checkpatch.conf" >"$home/.get_maintainer.conf"
+	printf '[codespell]\nignore-words-list = teh\n' >"$home/.codespellrc"
 	(
 		umask 077
 		mkdir -p "$BATS_TEST_TMPDIR/gnu"
@@ -83,8 +85,9 @@ hostile() {
 			CDPATH=.:$BATS_TEST_TMPDIR/elsewhere LC_ALL=de_DE.UTF-8 LANG=de_DE.UTF-8 LANGUAGE=de LLVM=1 CC=false KCFLAGS=-Dx=y W=3 ARCH=m68k \
 			CROSS_COMPILE=no- MAKEFLAGS=--no-such-option GREP_OPTIONS=-v GREP_COLORS=x BASH_ENV=/dev/stdin ENV=/dev/null \
 			POSIXLY_CORRECT=1 TAR_OPTIONS=--no-such PERL5OPT=-Mnonsense PYTHONPATH=/nowhere KBUILD_OUTPUT=/nowhere \
-			TMPDIR=/no/such/place QUILT_PATCHES=elsewhere
+			TMPDIR=/no/such/place QUILT_PATCHES=elsewhere CHECKPATCH_CONFIG_DIR=$home
 		unset GIT_COMMITTER_DATE
+		cd "$home"
 		"$@" </dev/null
 	)
 }
@@ -118,6 +121,21 @@ hostile() {
 	grep -qx 'Subject: \[PATCH 0/2\] KVM: Two' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch"
 }
 
+@test "check and send: checkpatch, codespell and get_maintainer as they come" {
+	sed -i 's/^---$/Change teh line.\n---/' "$PROJECT"/patches/0001-*.patch
+	# They look for their files where the kernel's own do.
+	cat >"$LINUX/scripts/checkpatch.pl" <<-'E'
+		for ($ENV{CHECKPATCH_CONFIG_DIR} // '.', $ENV{HOME}) { print "FILE:1: X:Y: $_\n" if -e "$_/.checkpatch.conf" }
+	E
+	run hostile "$STACK" check
+	[[ $output == *"ok - checkpatch 0001-"* && $output != *"not ok - checkpatch"* ]] || { echo "$output"; false; }
+	[[ $output == *"not ok - codespell 0001-"*"teh ==> the"* ]] || { echo "$output"; false; }
+	fake_maintainers
+	sed -i '2i [ ! -e ~/.get_maintainer.conf ] || exit 1' "$LINUX/scripts/get_maintainer.pl"
+	hostile "$STACK" send two -o "$BATS_TEST_TMPDIR/out" --dry-run
+	grep -qx 'To: M <maintainer@localhost>' "$BATS_TEST_TMPDIR/out/0001"*
+}
+
 @test "drift: the same words" {
 	tree=$BATS_TEST_TMPDIR/newer
 	mini_kernel "$tree"
@@ -126,6 +144,13 @@ hostile() {
 	run hostile "$STACK" drift --tree "$tree"
 	# The shell itself says so of a locale that is not there.
 	diff <(grep -v setlocale <<<"$output") <(echo "$plain")
+}
+
+@test "the shell's own options, which POSIXLY_CORRECT would hide" {
+	for _ in once again; do
+		run env SHELLOPTS=noclobber:noglob BASHOPTS=failglob:nullglob:nocasematch:nocaseglob "$STACK" export
+		[[ $status == 0 && $output == *"exported 3 patches"* ]] || { echo "$output"; false; }
+	done
 }
 
 @test "no HOME at all" {

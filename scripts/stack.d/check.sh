@@ -83,7 +83,7 @@ unbraced_functions() {
 			echo "changelog names $f without ()"
 		fi
 	done < <(sed -n '/^diff --git/,$p' "$1" | grep '^[-+ ]' |
-		grep -oE '\b[a-z][a-z0-9]*_[a-z0-9_]+\(' | tr -d '(' | sort -u)
+		{ grep -oE '\b[a-z][a-z0-9]*_[a-z0-9_]+\(' || true; } | tr -d '(' | sort -u)
 }
 
 # waive PATCH: drops from checkpatch's lines on stdin what scripts/waivers excuses for PATCH.
@@ -107,11 +107,12 @@ check_each_patch() {
 		[[ -f $ROOT/patches/$p ]] || continue
 		faults=()
 		# Debian's python3, and not one of the user's, has what checkpatch's spdxcheck.py needs.
-		out=$(cd "$LINUX" && PATH=/usr/bin:/bin:$PATH perl scripts/checkpatch.pl --no-signoff --quiet \
+		out=$(cd "$LINUX" && PATH=/usr/bin:/bin:$PATH no_dotfiles perl scripts/checkpatch.pl --no-signoff --quiet \
 			--no-summary --terse --show-types "$ROOT/patches/$p" 2>&1) || true
 		mapfile -t faults < <(waive "$p" <<<"$out" | sed 's/^[^:]*\///')
 		verdict "checkpatch $p" ${faults[@]+"${faults[@]}"}
-		out=$(codespell -q 3 -L "$spelled" "$ROOT/patches/$p" 2>&1) || true
+		# It reads a .codespellrc where it runs.
+		out=$(cd "$ROOT" && codespell -q 3 -L "$spelled" "$ROOT/patches/$p" 2>&1) || true
 		mapfile -t faults < <(sed '/^$/d;s/^[^:]*\///' <<<"$out")
 		verdict "codespell $p" ${faults[@]+"${faults[@]}"}
 		mapfile -t faults < <(check_changelog "$p")

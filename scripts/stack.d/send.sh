@@ -39,7 +39,7 @@ topic_people() {
 	shift
 
 	(cd "$dir" && select_patches "$topic" '' | sed "s,^,$ROOT/patches/," |
-		xargs scripts/get_maintainer.pl --no-git --no-git-fallback --norolestats "$@")
+		no_dotfiles xargs scripts/get_maintainer.pl --no-git --no-git-fallback --norolestats "$@")
 }
 
 # check_signed FILE: the author, who can be asked, says so with a Signed-off-by.
@@ -81,7 +81,7 @@ stands_after() {
 }
 
 verb_send() {
-	local topic='' out='' dir=$LINUX dry='' version=1 previous='' base p cover after commits options=() maintainers=() lists=()
+	local topic='' out='' dir=$LINUX dry='' version=1 previous='' base p cover after commits people options=() maintainers=() lists=()
 
 	while (($#)); do
 		case $1 in
@@ -131,8 +131,10 @@ verb_send() {
 
 	! git -C "$dir" rev-parse -q --verify "refs/heads/send/$topic" >/dev/null ||
 		die $E_ENV "branch send/$topic of $dir is in the way, and would be lost: git -C $dir branch -m send/$topic NAME, then again"
-	mapfile -t maintainers < <(topic_people "$dir" --nol --nor)
-	mapfile -t lists < <(topic_people "$dir" --nom)
+	people=$(topic_people "$dir" --nol --nor && echo -- && topic_people "$dir" --nom) ||
+		die $E_ENV "scripts/get_maintainer.pl failed in $dir: nobody to send to"
+	mapfile -t maintainers < <(sed '/^--$/,$d' <<<"$people")
+	mapfile -t lists < <(sed '1,/^--$/d' <<<"$people")
 	mkdir -p "$out"
 	out=$(cd "$out" && pwd)
 	# A branch, as git takes the cover letter from its description.
@@ -146,7 +148,10 @@ verb_send() {
 	# Debian 12's b4 fails on an author or a subject that is folded.
 	sed -i -E '1,/^$/{:again; /^(From|Subject): /{N; s/\n / /; t again; P; D}}' "$out"/*.patch
 	p=$(awk 'FNR > 1 && /^From / { print FILENAME; exit }' "$out"/*.patch)
-	[[ -z $p ]] || die $E_STACK "${p##*/}: a line begins with 'From ', where mailboxes are split: word it differently"
+	if [[ $p ]]; then
+		rm "$out"/*.patch
+		die $E_STACK "${p##*/}: a line begins with 'From ', where mailboxes are split: word it differently"
+	fi
 	cat "$out"/*.patch >"$out/$topic.mbox"
 	[[ $dir != "$LINUX" ]] || say "the base-commit is build/linux's own: for the list, apply to a tree that has it, and --tree"
 	say "${#commits[@]} patches and a cover letter in $out${dry:+; a dry run, nobody has certified them}"
