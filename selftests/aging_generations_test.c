@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +116,34 @@ static void restore_folio_sizes(void)
 
 	for (i = 0; i < thp_files.gl_pathc; i++)
 		set_file(thp_files.gl_pathv[i], thp_values[i]);
+}
+
+static pid_t main_pid;
+
+/* Those of the cases that fail exit, too, but have changed nothing. */
+static void restore_at_exit(void)
+{
+	if (getpid() == main_pid)
+		restore_folio_sizes();
+}
+
+/* A case that is under way goes on alone, and ends by itself. */
+static void restore_and_die(int sig)
+{
+	restore_at_exit();
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+static void restore_whatever_happens(void)
+{
+	const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
+	size_t i;
+
+	main_pid = getpid();
+	TEST_ASSERT(!atexit(restore_at_exit), "atexit failed");
+	for (i = 0; i < ARRAY_SIZE(sigs); i++)
+		signal(sigs[i], restore_and_die);
 }
 
 /* This size, and no other; false if the kernel lacks it. */
@@ -294,6 +323,7 @@ int main(int argc, char *argv[])
 		       "Cannot find memory cgroup controller");
 
 	save_folio_sizes();
+	restore_whatever_happens();
 	for (i = 0; i < ARRAY_SIZE(cases) && !ret; i++) {
 		if (!set_folio_size(cases[i].folio_kib)) {
 			pr_info("No folios of %s KiB\n", cases[i].folio_kib);
@@ -312,6 +342,5 @@ int main(int argc, char *argv[])
 			free(cgroup);
 		}
 	}
-	restore_folio_sizes();
 	return ret;
 }

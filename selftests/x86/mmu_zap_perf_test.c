@@ -19,6 +19,8 @@
  *  - deleting a memslot, which zaps all shadow pages ("delete");
  *  - deleting a large memslot without that quirk, whose memory no shadow page is for
  *    ("delete_sparse");
+ *  - unmapping the memory of a large memslot when all shadow pages are zapped
+ *    ("unmap_idle");
  *  - destroying the VM ("destroy").
  *
  * Results are one "key=value" a line.  All times are those of the machine the test
@@ -205,6 +207,8 @@ static void measure(const struct zap *zap)
 		measure_wait(zap, ns);
 }
 
+static void *extra_mem;
+
 static void add_slot(struct shadow_vm *s, u64 size)
 {
 	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -214,6 +218,7 @@ static void add_slot(struct shadow_vm *s, u64 size)
 		       sparse_size);
 	__TEST_REQUIRE(mem != MAP_FAILED, "mmap() of %lu bytes failed", size);
 	vm_set_user_memory_region(s->vm, EXTRA_SLOT, 0, s->gpa - sparse_size, size, mem);
+	extra_mem = mem;
 }
 
 static void add_small_slot(struct shadow_vm *s)
@@ -230,6 +235,19 @@ static void add_sparse_slot(struct shadow_vm *s)
 static void delete_slot(struct shadow_vm *s)
 {
 	vm_set_user_memory_region(s->vm, EXTRA_SLOT, 0, s->gpa - sparse_size, 0, NULL);
+}
+
+/* Deleting a memslot zaps all shadow pages.  The vCPU would make new ones, but doesn't run. */
+static void add_sparse_slot_zap_all(struct shadow_vm *s)
+{
+	add_small_slot(s);
+	delete_slot(s);
+	add_slot(s, sparse_size);
+}
+
+static void unmap_sparse(struct shadow_vm *s)
+{
+	TEST_ASSERT(!madvise(extra_mem, sparse_size, MADV_DONTNEED), "Can't unmap memory");
 }
 
 static void shrink(struct shadow_vm *s)
@@ -262,6 +280,7 @@ int main(int argc, char *argv[])
 		{ .name = "delete", .prepare = add_small_slot, .run = delete_slot },
 		{ .name = "destroy", .run = destroy, .frees_vm = true },
 		{ .name = "delete_sparse", .prepare = add_sparse_slot, .run = delete_slot },
+		{ .name = "unmap_idle", .prepare = add_sparse_slot_zap_all, .run = unmap_sparse },
 	};
 	u32 seed = time(NULL);
 	size_t i;
