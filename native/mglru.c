@@ -28,6 +28,7 @@
 #define BIT(n)		(1UL << (n))
 #define GENMASK(h, l)	((~0UL >> (63 - (h))) & (~0UL << (l)))
 #define MIN_LRU_BATCH	BITS_PER_LONG
+#define BUILD_BUG_ON(cond)	_Static_assert(!(cond), #cond)
 #define MAX_NR_GENS	4
 #define MAX_NR_ZONES	4
 #define PG_referenced	0

@@ -133,7 +133,6 @@ clean_git() {
 		format.pretty medium
 		format.subjectPrefix PATCH
 		format.mboxrd false
-		format.noprefix false
 		sequence.editor :
 	SETTINGS
 }

@@ -60,11 +60,12 @@ sync_selftests() {
 	done
 }
 
-# write_patches DIR BASE OUT: format-patch, the same bytes on any machine.
+# write_patches DIR BASE OUT: format-patch, the same bytes on any machine. Of format.noprefix, git 2.41 and later
+# see whether it is there and not what it says, hence the prefixes.
 write_patches() {
 	git -C "$1" -c core.abbrev=40 format-patch -q --zero-commit --no-signature --no-numbered --no-attach --no-thread --no-from \
 		--no-notes --no-base --no-to --no-cc --no-add-header --no-ext-diff --no-textconv --full-index \
-		--stat=72 -o "$3" "$2..HEAD"
+		--src-prefix=a/ --dst-prefix=b/ --stat=72 -o "$3" "$2..HEAD"
 }
 
 # write_series DIR BASE OUT: the series file for the patches of OUT, topics by topic/* branches.

@@ -140,6 +140,7 @@ verb_send() {
 	# A branch, as git takes the cover letter from its description.
 	git -C "$dir" branch -q "send/$topic" "${commits[-1]}"
 	git -C "$dir" -c "branch.send/$topic.description=$cover" format-patch -q -o "$out" --base="$base" --thread=shallow \
+		--src-prefix=a/ --dst-prefix=b/ \
 		--cover-letter --cover-from-description=subject ${options[@]+"${options[@]}"} \
 		"$([[ ${STATUS_OF[$topic]} == RFC* ]] && echo --rfc || echo --subject-prefix=PATCH)" \
 		"${maintainers[@]/#/--to=}" "${lists[@]/#/--cc=}" "${commits[0]}^..send/$topic" ||

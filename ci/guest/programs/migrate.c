@@ -3,7 +3,7 @@
  * migrate [-n MIGRATIONS] [-p PAGES] [-w WRITES] [-r] - live migration of a guest
  * that writes to its memory, from one QEMU to another one, and to the next
  *
- *	-n	migrations (default 4), precopy, over a UNIX socket
+ *	-n	migrations (default 4), precopy, through a FIFO
  *	-p	4K pages that the guest writes to (default 16384)
  *	-w	of them, per second, at random (default 8192)
  *	-r	KVM logs writes in its dirty rings, not in bitmaps
@@ -26,13 +26,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,7 +43,8 @@
 
 struct vmm {
 	pid_t pid;
-	FILE *qmp;
+	/* FIFOs, as the lane's kernel has no sockets. */
+	FILE *commands, *replies;
 	int nr;
 };
 
@@ -147,10 +148,10 @@ static const char *qmp(struct vmm *v, const char *command)
 {
 	static char reply[16384];
 
-	fprintf(v->qmp, "{ \"execute\": %s }\n", command);
-	fflush(v->qmp);
+	fprintf(v->commands, "{ \"execute\": %s }\n", command);
+	fflush(v->commands);
 	do {
-		if (!fgets(reply, sizeof(reply), v->qmp))
+		if (!fgets(reply, sizeof(reply), v->replies))
 			fail(1, "QEMU %d doesn't answer to %s", v->nr, command);
 	} while (strstr(reply, "\"event\""));
 	if (strstr(reply, "\"error\""))
@@ -170,25 +171,36 @@ static long long number(const char *reply, const char *name)
 	return atoll(at + strlen(key));
 }
 
-static void connect_qmp(struct vmm *v)
+static void make_fifo(const char *path)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	/* One may be there from an earlier run. */
+	unlink(path);
+	if (mkfifo(path, 0600))
+		fail(3, "mkfifo %s: %s", path, strerror(errno));
+}
+
+/* QEMU reads commands from PATH.in, and writes replies to PATH.out. */
+static void connect_qmp(struct vmm *v, const char *in, const char *out)
+{
+	/* Neither waits for QEMU. */
+	int in_fd = open(in, O_RDWR | O_CLOEXEC);
+	int out_fd = open(out, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	struct pollfd greeted = { .fd = out_fd, .events = POLLIN };
 	long long begin = now_ms();
 	char greeting[1024];
-	int fd;
 
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "qmp.%d", v->nr);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		fail(3, "no UNIX sockets: %s", strerror(errno));
-	while (connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+	if (in_fd < 0 || out_fd < 0)
+		fail(3, "no way to talk to QEMU %d: %s", v->nr, strerror(errno));
+	while (poll(&greeted, 1, 0) < 1 || !(greeted.revents & POLLIN)) {
 		if (waitpid(v->pid, NULL, WNOHANG))
 			fail(3, "QEMU %d has ended, see above", v->nr);
 		if (!patience(begin))
 			fail(3, "QEMU %d opens no monitor", v->nr);
 	}
-	v->qmp = fdopen(fd, "r+");
-	if (!v->qmp || !fgets(greeting, sizeof(greeting), v->qmp))
+	fcntl(out_fd, F_SETFL, 0);
+	v->commands = fdopen(in_fd, "w");
+	v->replies = fdopen(out_fd, "r");
+	if (!v->commands || !v->replies || !fgets(greeting, sizeof(greeting), v->replies))
 		fail(3, "QEMU %d doesn't greet", v->nr);
 	qmp(v, "\"qmp_capabilities\"");
 }
@@ -200,7 +212,7 @@ static void connect_qmp(struct vmm *v)
  */
 static void start(struct vmm *v, int nr, bool incoming)
 {
-	char append[128], serial[64], monitor[64], uri[64];
+	char append[128], serial[64], monitor[64], uri[64], in[64], out[64];
 	const char *argv[] = {
 		VMM, "-accel", dirty_ring ? "kvm,dirty-ring-size=4096" : "kvm",
 		"-machine", "q35", "-cpu", "qemu64,-svm", "-smp", "2", "-m", "256",
@@ -212,8 +224,14 @@ static void start(struct vmm *v, int nr, bool incoming)
 	snprintf(append, sizeof(append), "console=ttyS0 panic=-1 pages=%lu rate=%lu",
 		 nr_pages, write_rate);
 	snprintf(serial, sizeof(serial), "file:serial.%d", nr);
-	snprintf(monitor, sizeof(monitor), "unix:qmp.%d,server=on,wait=off", nr);
-	snprintf(uri, sizeof(uri), "unix:migrate.%d", nr);
+	snprintf(monitor, sizeof(monitor), "pipe:qmp.%d", nr);
+	snprintf(in, sizeof(in), "qmp.%d.in", nr);
+	snprintf(out, sizeof(out), "qmp.%d.out", nr);
+	snprintf(uri, sizeof(uri), "exec:cat migrate.%d", nr);
+	make_fifo(in);
+	make_fifo(out);
+	if (incoming)
+		make_fifo(strrchr(uri, ' ') + 1);
 
 	v->nr = nr;
 	fflush(stdout);
@@ -222,13 +240,14 @@ static void start(struct vmm *v, int nr, bool incoming)
 		execv(VMM, (char **)argv);
 		fail(3, "%s: %s", VMM, strerror(errno));
 	}
-	connect_qmp(v);
+	connect_qmp(v, in, out);
 }
 
 static void stop(struct vmm *v)
 {
 	qmp(v, "\"quit\"");
-	fclose(v->qmp);
+	fclose(v->commands);
+	fclose(v->replies);
 	waitpid(v->pid, NULL, 0);
 }
 
@@ -240,7 +259,7 @@ static void migrate(struct vmm *from, const struct vmm *to)
 	long long begin;
 
 	snprintf(command, sizeof(command),
-		 "\"migrate\", \"arguments\": { \"uri\": \"unix:migrate.%d\" }", to->nr);
+		 "\"migrate\", \"arguments\": { \"uri\": \"exec:cat >migrate.%d\" }", to->nr);
 	guest_progress(from, &before);
 	begin = now_ms();
 	qmp(from, command);
@@ -296,7 +315,7 @@ int main(int argc, char **argv)
 	}
 
 	if (chdir("/dev/shm"))
-		fail(3, "no room for sockets: %s", strerror(errno));
+		fail(3, "no room for FIFOs: %s", strerror(errno));
 
 	start(&vmms[0], 0, false);
 	wait_for_sweep(&vmms[0], 1, &progress);
