@@ -45,6 +45,18 @@ setup() {
 	fails_with 2 "--accel takes kvm or tcg, not 'hvf'"
 }
 
+@test "a lane that has another one for a guest takes along what boots that with KVM" {
+	fake_trees
+	printf '%s\n' like=svm-tdp vmm=qemu-system-x86_64 guest=inner tests=a >"$PROJECT/ci/lanes/outer"
+	printf '%s\n' like=svm-tdp smp=3 append=of-the-inner tests=b >"$PROJECT/ci/lanes/inner"
+	echo 'one 10 program' >"$PROJECT/ci/sets/a"
+	echo 'two 10 program' >"$PROJECT/ci/sets/b"
+	run "$RUN" --kernel stack --lane outer
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	grep -q '^test one ' "$FAKE/plan.1"
+	grep -q -- ' -accel kvm -cpu host -smp 3 .* -kernel /guest/kernel .*of-the-inner' "$FAKE/guest_command"
+}
+
 @test "patterns of lanes and of tests" {
 	fake_trees
 	dry() {

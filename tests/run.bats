@@ -146,6 +146,12 @@ part() {
 	echo like=none >"$PROJECT/ci/lanes/small"
 	run "$RUN" --lane small
 	fails_with 2 "like=none: no such lane"
+	printf '%s\n' like=svm-tdp guest=none >"$PROJECT/ci/lanes/small"
+	run "$RUN" --lane small
+	fails_with 2 "guest= wants vmm="
+	echo vmm=qemu-system-x86_64 >>"$PROJECT/ci/lanes/small"
+	run "$RUN" --lane small
+	fails_with 2 "guest=none: no such lane"
 }
 
 @test "every test that a lane runs, is expected of, or is caught by, exists" {

@@ -43,6 +43,10 @@ read_lane() {
 	for key in arch emulator machine cpu smp memory config append tests; do
 		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
 	done
+	if [[ ${LANE[guest]-} ]]; then
+		[[ ${LANE[vmm]-} ]] || die $E_USAGE "ci/lanes/$1: guest= wants vmm="
+		[[ -f $ROOT/ci/lanes/${LANE[guest]} ]] || die $E_USAGE "ci/lanes/$1: guest=${LANE[guest]}: no such lane"
+	fi
 	case ${LANE[arch]} in
 	x86_64) LANE[image]=bzImage LANE[console]=ttyS0,115200 ;;
 	arm64) LANE[image]=Image LANE[console]=ttyAMA0 ;;
@@ -53,7 +57,7 @@ read_lane() {
 
 # lane_keys NAME: what the file says. Its lines for the lane's plan are LANE[plan].
 lane_keys() {
-	local line known=' like arch emulator suite package machine cpu smp memory icount config append vmm tests default '
+	local line known=' like arch emulator suite package machine cpu smp memory icount config append vmm guest tests default '
 
 	while IFS= read -r line; do
 		case $line in

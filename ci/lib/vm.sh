@@ -135,15 +135,17 @@ emulator_version() {
 }
 
 # make_vmm DIR IMAGE: what a lane with "vmm=" has beside its tests, as DIR/files: the VMM in
-# /usr/bin, the libraries and the firmware it loads, and a guest for it: IMAGE as /guest/kernel, and
-# ci/guest/programs/migrate_guest.c as its PID 1 in /guest/initramfs.
+# /usr/bin, the libraries and the firmware it loads, and a guest for it, with IMAGE as /guest/kernel
+# and /guest/initramfs: that of the lane's "guest=", or one with ci/guest/programs/migrate_guest.c
+# as its PID 1.
 make_vmm() {
 	local files=$1/files guest=$1/guest vmm lib rom dir
 
 	vmm=$(command -v "${LANE[vmm]}")
 	mkdir -p "$files"/{guest,usr/bin,usr/share/qemu} "$guest"
 	cp "$vmm" "$files/usr/bin/"
-	ldd "$vmm" | grep -o '/[^ ]*' | while read -r lib; do
+	# A static one has none.
+	{ ldd "$vmm" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r lib; do
 		install -D "$lib" "$files$lib"
 	done
 	for rom in bios-256k.bin kvmvapic.bin linuxboot_dma.bin; do
@@ -152,8 +154,29 @@ make_vmm() {
 		done
 	done
 	cp "$2" "$files/guest/kernel"
-	cp "$(build_program programs/migrate_guest)" "$guest/init"
-	make_cpio "$guest" "$files/guest/initramfs"
+	if [[ ${LANE[guest]-} ]]; then
+		# Of its own: it reads another lane.
+		(make_guest_lane "$guest" "$files/guest") || exit $?
+		rm -rf "$guest"
+	else
+		cp "$(build_program programs/migrate_guest)" "$guest/init"
+		make_cpio "$guest" "$files/guest/initramfs"
+	fi
+}
+
+# make_guest_lane DIR OUT: the VM of the lane's "guest=", as it would be with KVM, in OUT: its initramfs,
+# and "command", which boots it. DIR is for what is under way.
+make_guest_lane() {
+	local selected programs bin=${SELFTESTS["${LANE[arch]}"]}
+
+	read_lane "${LANE[guest]}"
+	selected=$(select_tests "${LANE[tests]}" '') || exit $?
+	write_plan "$1/plan" <<<"$selected" >/dev/null
+	mapfile -t programs < <(awk '{ print $4 }' <<<"$selected" | sort -u)
+	make_initramfs "$1" "$bin" "${programs[@]}"
+	cp "$1/initramfs" "$2/initramfs"
+	vm_command /guest/kernel kvm
+	printf 'exec %s "$@"\n' "$(printf '%q ' "${COMMAND[@]}")" >"$2/command"
 }
 
 # make_cpio DIR FILE: the same contents, the same bytes.
