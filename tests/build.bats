@@ -87,6 +87,9 @@ in_tree() {
 	sed -i '1i# cc: tcc' "$PROJECT/ci/configs/toy.config"
 	run kernel --tree base
 	fails_with 2 "no compiler 'tcc'"
+	run kernel --tree base --cc ucc
+	fails_with 2 "no compiler 'ucc'"
+	kernel --tree base --cc gcc
 }
 
 @test "new files are in the snapshot, what patch and editors leave is not" {

@@ -30,6 +30,18 @@ setup() {
 	fails_with 2 "--config wants a file, or SYMBOL=VALUE"
 }
 
+@test "--cc reaches the kernels that are built, and the report" {
+	fake_trees
+	run "$RUN" --kernel stack --lane svm-tdp --test one --cc newer-clang
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	grep -q -- '--config lane --cc newer-clang$' "$FAKE/built"
+	grep -q 'compiled by newer-clang' "$REPORT/summary.md"
+	run "$RUN" "${ONE[@]}" --cc gcc
+	fails_with 2 "--cc goes without an image"
+	run "$RUN" --cc tcc
+	fails_with 2 "--cc takes gcc, newer-gcc or newer-clang, not 'tcc'"
+}
+
 @test "arguments for QEMU arrive as they are, one by one" {
 	run "$RUN" "${ONE[@]}" --qemu -name --qemu 'a b,c'
 	[[ $status == 0 ]] || { echo "$output"; false; }
@@ -55,6 +67,100 @@ setup() {
 	[[ $status == 0 ]] || { echo "$output"; false; }
 	grep -q '^test one ' "$FAKE/plan.1"
 	grep -q -- ' -accel kvm -cpu host -smp 3 .* -kernel /guest/kernel .*of-the-inner' "$FAKE/guest_command"
+}
+
+@test "--gdb: QEMU waits, what to type is said, the kernel has debug information, and nothing is in a hurry" {
+	fake_trees
+	touch "$BATS_TEST_TMPDIR/kernel/vmlinux"
+	run "$RUN" --lane svm-tdp --test one --gdb
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	[[ $output =~ "waiting for: gdb $BATS_TEST_TMPDIR/kernel/vmlinux -ex 'target remote "(/[^ ]*)"'" ]]
+	grep -qF -- "-S -gdb unix:${BASH_REMATCH[1]}\\,server=on" "$REPORT"/vm/*/command
+	grep -q -- '--add DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y' "$FAKE/built"
+	grep -q '^test one 1000000 ' "$FAKE/plan.1"
+	run "$RUN" "${ONE[@]}" --gdb
+	[[ $status == 0 && $output == *"waiting for: gdb VMLINUX "* ]] || { echo "$output"; false; }
+	run "$RUN" --kernel both --lane svm-tdp --gdb
+	fails_with 2 "--gdb takes one kernel"
+	run "$RUN" --lane svm-tdp,svm-shadow --test one --gdb
+	fails_with 2 "--gdb takes one lane, not svm-tdp svm-shadow"
+	run "$RUN" --lane vmx-ept --test one --gdb
+	fails_with 2 "--gdb: Bochs has no way in for one"
+}
+
+# kut_checkout: KUT becomes what --kut takes.
+kut_checkout() {
+	KUT=$BATS_TEST_TMPDIR/kvm-unit-tests
+	mkdir -p "$KUT/x86"
+	cat >"$KUT/x86/unittests.cfg" <<-'E'
+		[one]
+		file = a.flat
+		smp = 3
+		test_args = "first 'and second'"
+		qemu_params = -cpu max,+svm -name "two words"
+		arch = x86_64
+
+		[for-i386]
+		file = a.flat
+		arch = i386
+
+		[checked]
+		file = a.flat
+		check = /no/such/parameter=Y
+
+		[not-built]
+		file = b.flat
+	E
+	touch "$KUT/x86/a.flat"
+}
+
+@test "kvm-unit-tests: the set's tests on the lane's KVM, or those that are asked for" {
+	fake_trees
+	kut_checkout
+	printf '%s\n' '# arch: x86_64' 'kut-one 10 kut one' 'kut-two 10 kut two' >"$PROJECT/ci/sets/kut"
+	run "$RUN" --kernel stack --lane svm-tdp --kut "$KUT"
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	[[ $(grep -c '^test kut-' "$FAKE/plan.1") == 2 ]]
+	run "$RUN" --kernel stack --lane svm-tdp --kut "$KUT" --test kut-two
+	[[ $status == 0 && $(grep -c '^test ' "$FAKE/plan.2") == 1 ]] || { echo "$output"; false; }
+	run "$RUN" --kernel stack --lane svm-tdp --test kut-one
+	fails_with 2 "not where they are: --kut DIR"
+	run "$RUN" --kernel stack --kut "$BATS_TEST_TMPDIR"
+	fails_with 2 "is no checkout of kvm-unit-tests"
+	rm "$KUT/x86/a.flat"
+	run "$RUN" --kernel stack --kut "$KUT"
+	fails_with 2 "./configure and make it"
+	run "$RUN" --kut "$KUT" --shell
+	fails_with 2 "--kut goes without --program and --shell"
+	run "$RUN" --kut
+	fails_with 2 "--kut wants a directory"
+}
+
+@test "kvm-unit-tests: how one is run, and how it ends" {
+	kut_checkout
+	printf '#!/bin/sh\nprintf "<%%s>" "$@"\nexit $CODE\n' >"$BATS_TEST_TMPDIR/qemu"
+	chmod +x "$BATS_TEST_TMPDIR/qemu"
+	# one NAME CODE: NAME, with a QEMU that exits with CODE.
+	one() {
+		CODE=$2 KUT=$KUT/x86 QEMU=$BATS_TEST_TMPDIR/qemu run sh "$PROJECT/ci/guest/programs/kut" "$1"
+	}
+	one one 1
+	[[ $status == 0 && $output == *"<-kernel><$KUT/x86/a.flat><-smp><3><-append><first 'and second'><-cpu><max,+svm><-name><two words>" ]] ||
+		{ echo "$output"; false; }
+	one one 3
+	[[ $status == 1 && $output == *"exit status: 3" ]]
+	one one 0
+	[[ $status == 1 ]]
+	one one 155
+	[[ $status == 4 && $output == *"# SKIP one"* ]]
+	one for-i386 1
+	[[ $status == 4 && $output == *"# SKIP for-i386 is for i386" ]]
+	one checked 1
+	[[ $status == 4 && $output == *"# SKIP not so: /no/such/parameter=Y" ]]
+	one not-built 1
+	[[ $status == 4 && $output == *"# SKIP b.flat is not built" ]]
+	one none 1
+	[[ $status == 1 && $output == "no [none] in unittests.cfg" ]]
 }
 
 @test "patterns of lanes and of tests" {

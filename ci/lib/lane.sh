@@ -3,6 +3,7 @@
 # are in ci/README.md. Sourced by ci/run, after scripts/common.sh.
 
 declare -gA LANE=()	# key -> value of the lane last read
+KUT=''	# a built checkout of kvm-unit-tests, which QEMU runs in all lanes of their architecture
 
 lane_names() {
 	(cd "$ROOT/ci/lanes" && printf '%s\n' *)
@@ -43,6 +44,7 @@ read_lane() {
 	for key in arch emulator machine cpu smp memory config append tests; do
 		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
 	done
+	[[ -z $KUT || ${LANE[arch]} != x86_64 ]] || LANE[vmm]=qemu-system-x86_64
 	if [[ ${LANE[guest]-} ]]; then
 		[[ ${LANE[vmm]-} ]] || die $E_USAGE "ci/lanes/$1: guest= wants vmm="
 		[[ -f $ROOT/ci/lanes/${LANE[guest]} ]] || die $E_USAGE "ci/lanes/$1: guest=${LANE[guest]}: no such lane"

@@ -5,9 +5,9 @@
 # A time limit is there to end a test that hangs, not to measure the host. So a test may take a
 # multiple of the seconds in its set, which a quiet machine needs, and a VM that hangs is found by
 # its silence: init beats every 5 s.
-readonly PATIENCE=${KVM_CI_PATIENCE:-3}
+PATIENCE=${KVM_CI_PATIENCE:-3}
 [[ $PATIENCE =~ ^[1-9][0-9]{0,2}$ ]] || die $E_USAGE "KVM_CI_PATIENCE takes a number from 1 to 999, not '$PATIENCE'"
-readonly SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
+SILENCE=${KVM_CI_SILENCE:-$((30 * PATIENCE))}
 # Where busybox comes from for an architecture that this machine is not: the suite, and Debian's name
 # of the architecture.
 readonly -A BUSYBOX=(["arm64"]="bookworm arm64" ["riscv"]="trixie riscv64")
@@ -15,6 +15,7 @@ readonly -A BUSYBOX=(["arm64"]="bookworm arm64" ["riscv"]="trixie riscv64")
 APPEND=''	# what the user adds to each kernel's command line
 QEMU_ARGS=()	# what the user adds to QEMU's
 ACCEL=''	# the accelerator that the user insists on
+GDB=''	# the socket at which VMs wait for a debugger, if they are to
 
 # nests FLAG MODULE: whether the host's CPU has FLAG, and MODULE hands it on to guests. A /dev/kvm
 # without the flag is a paravirtual host's, and of no use. The variables are for the tests.
@@ -137,7 +138,7 @@ emulator_version() {
 # make_vmm DIR IMAGE: what a lane with "vmm=" has beside its tests, as DIR/files: the VMM in
 # /usr/bin, the libraries and the firmware it loads, and a guest for it, with IMAGE as /guest/kernel
 # and /guest/initramfs: that of the lane's "guest=", or one with ci/guest/programs/migrate_guest.c
-# as its PID 1.
+# as its PID 1. With kvm-unit-tests, those in /kut.
 make_vmm() {
 	local files=$1/files guest=$1/guest vmm lib rom dir
 
@@ -148,11 +149,15 @@ make_vmm() {
 	{ ldd "$vmm" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r lib; do
 		install -D "$lib" "$files$lib"
 	done
-	for rom in bios-256k.bin kvmvapic.bin linuxboot_dma.bin; do
+	for rom in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do
 		for dir in $("$vmm" -L help); do
 			[[ ! -f $dir/$rom ]] || cp "$dir/$rom" "$files/usr/share/qemu/"
 		done
 	done
+	if [[ $KUT ]]; then
+		mkdir -p "$files/kut"
+		cp "$KUT"/x86/unittests.cfg "$KUT"/x86/*.flat "$files/kut/"
+	fi
 	cp "$2" "$files/guest/kernel"
 	if [[ ${LANE[guest]-} ]]; then
 		# Of its own: it reads another lane.
@@ -247,7 +252,7 @@ qemu_command() {
 		-d cpu_reset -D cpu_reset -display none -kernel "$1" -initrd initramfs
 		-append "$(kernel_cmdline "${3-}")"
 		-device "virtio-serial-pci,max_ports=2" -chardev "file,id=verdict,path=verdict"
-		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict" ${QEMU_ARGS[@]+"${QEMU_ARGS[@]}"})
+		-device "virtserialport,chardev=verdict,name=kvm-ci.verdict" ${GDB:+-S -gdb "unix:$GDB,server=on,wait=off"} ${QEMU_ARGS[@]+"${QEMU_ARGS[@]}"})
 }
 
 # start_vm DIR: runs COMMAND in DIR; VM_PID is its process, which ends when this one does, and holds
@@ -255,6 +260,16 @@ qemu_command() {
 start_vm() {
 	(cd "$1" && exec setpriv --pdeathsig KILL -- "${COMMAND[@]}") <&0 8>&- &
 	VM_PID=$!
+}
+
+# invite_debugger IMAGE: says what to type, if the VM waits for one.
+invite_debugger() {
+	local gdb=gdb vmlinux=${1%/*}/vmlinux
+
+	[[ $GDB ]] || return 0
+	[[ -z $(cross_prefix "${LANE[arch]}") ]] || gdb="gdb-multiarch"
+	[[ -f $vmlinux ]] || vmlinux=VMLINUX
+	say "${LANE[name]}: waiting for: $gdb $vmlinux -ex 'target remote $GDB'"
 }
 
 # show_registers DIR: ends the VM, after having asked QEMU's monitor what all of its CPUs are at:
@@ -325,6 +340,7 @@ boot() {
 		mkfifo "$dir"/monitor.{in,out}
 		COMMAND+=(-chardev "pipe,id=monitor,path=monitor" -mon "chardev=monitor,mode=readline")
 	fi
+	invite_debugger "$2"
 	start_vm "$dir" >"$dir/emulator.log" 2>&1 </dev/null
 
 	while kill -0 "$VM_PID" 2>/dev/null; do
