@@ -226,4 +226,12 @@ kut_checkout() {
 	fake_trees
 	run "$RUN" --kernel stack --lane svm-tdp --test fake
 	[[ $status == 0 && $output == *"svm-tdp stack: ok 2/3 two"* ]] || { echo "$output"; false; }
+	# For how long, if the last report has all of it.
+	[[ $output == *"booting, 3 tests, accelerator tcg"$'\n'* ]]
+	awk -F'\t' -v OFS='\t' '{ $6 = 150000 } 1' "$REPORT/results.tsv" >"$BATS_TEST_TMPDIR/slow"
+	cp "$BATS_TEST_TMPDIR/slow" "$REPORT/results.tsv"
+	run "$RUN" --kernel stack --lane svm-tdp --test fake
+	[[ $output == *"booting, 3 tests, accelerator tcg, about 8 min"* ]] || { echo "$output"; false; }
+	run "$RUN" --kernel stack --lane svm-tdp --test one
+	[[ $output == *"booting, 1 tests, accelerator tcg, less than a minute"* ]] || { echo "$output"; false; }
 }

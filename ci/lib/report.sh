@@ -15,13 +15,19 @@ REPORT=$(realpath -m -- "${KVM_STACK_REPORT:-$BUILD/report}")
 STACK_COMMIT=	# what this repository is at when a run begins; "-dirty" if there is more to it
 TESTED=${TESTED-}	# ci/run's: what was tested instead of the stack that this repository holds
 
+declare -gA TOOK=()	# "LANE TEST" -> the milliseconds of the last report's run
 begin_report() {
+	local lane name ms
+
 	mkdir -p "$REPORT" 2>/dev/null || die $E_ENV "cannot create $REPORT"
 	# Nothing is deleted that is not ours.
 	[[ -f $REPORT/results.tsv || -z $(find "$REPORT" -mindepth 1 -maxdepth 1 ! -name .lock -print -quit) ]] ||
 		die $E_USAGE "$REPORT is not empty, and holds no report: name another folder"
 	exec 8>"$REPORT/.lock"
 	flock -n 8 || die $E_ENV "another run is writing $REPORT: wait for it, or use --report DIR"
+	while IFS=$'\t' read -r lane _ _ name _ ms _; do
+		TOOK["$lane ${name%%:*}"]=$ms
+	done < <(cat "$REPORT/results.tsv" 2>/dev/null || true)
 	rm -rf "$REPORT"/{results,values,vms,ab,regressions}.tsv "$REPORT"/{results.json,junit.xml,summary.md,ab.txt,ktap,vm} "$REPORT"/*.svg
 	mkdir -p "$REPORT/vm" || die $E_ENV "cannot write $REPORT"
 	STACK_COMMIT=$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)
@@ -30,6 +36,17 @@ begin_report() {
 	: >"$REPORT/vms.tsv"
 	: >"$REPORT/ab.tsv"
 	: >"$REPORT/regressions.tsv"
+}
+
+# estimate PLAN: for how long its tests will run, if the last report has all of them.
+estimate() {
+	local name sum=0
+
+	while read -r name; do
+		[[ ${TOOK["${LANE[name]} ${name%%:*}"]-} ]] || return 0
+		sum=$((sum + ${TOOK["${LANE[name]} ${name%%:*}"]}))
+	done < <(awk '$1 == "test" { print $2 }' "$1")
+	((sum < 60000)) && echo ", less than a minute" || echo ", about $(((sum + 30000) / 60000)) min"
 }
 
 # vm_folder LABEL ROUND: where what is left of a VM is kept.
