@@ -140,19 +140,31 @@ kut_checkout() {
 	kut_checkout
 	printf '#!/bin/sh\nprintf "<%%s>" "$@"\nexit $CODE\n' >"$BATS_TEST_TMPDIR/qemu"
 	chmod +x "$BATS_TEST_TMPDIR/qemu"
-	# one NAME CODE: NAME, with a QEMU that exits with CODE.
+	# one NAME CODE [ARG...]: NAME, with a QEMU that exits with CODE.
 	one() {
-		CODE=$2 KUT=$KUT/x86 QEMU=$BATS_TEST_TMPDIR/qemu run sh "$PROJECT/ci/guest/programs/kut" "$1"
+		CODE=$2 KUT=$KUT/x86 QEMU=$BATS_TEST_TMPDIR/qemu run sh "$PROJECT/ci/guest/programs/kut" "$1" "${@:3}"
 	}
 	one one 1
 	[[ $status == 0 && $output == *"<-kernel><$KUT/x86/a.flat><-smp><3><-append><first 'and second'><-cpu><max,+svm><-name><two words>" ]] ||
 		{ echo "$output"; false; }
+	one one 1 -cpu 'max,-pku' 'of two  words'
+	[[ $status == 0 && $output == *"<-name><two words><-cpu><max,-pku><of two  words>" ]] || { echo "$output"; false; }
 	one one 3
 	[[ $status == 1 && $output == *"exit status: 3" ]]
 	one one 0
 	[[ $status == 1 ]]
-	one one 155
-	[[ $status == 4 && $output == *"# SKIP one"* ]]
+	one one 77
+	[[ $status == 4 && $output == *"# SKIP <--no-reboot>"* ]]
+	printf '#!/bin/sh\necho "KVM internal error. Suberror: 3"\necho RAX=0\nexec sleep 60\n' >"$BATS_TEST_TMPDIR/qemu"
+	one one
+	[[ $status == 1 && $output == "KVM internal error. Suberror: 3"*"RAX=0"*" not ok 1 KVM internal error. Suberror: 3, QEMU's exit status: 143" ]] ||
+		{ echo "$output"; false; }
+	printf '#!/bin/sh\necho "SKIP: no such thing"\nprintf "\\r\\n"\necho "SUMMARY: 1 tests, 1 skipped"\nexit 77\n' >"$BATS_TEST_TMPDIR/qemu"
+	one one
+	[[ $status == 4 && $output == *"# SKIP no such thing" ]] || { echo "$output"; false; }
+	printf '#!/bin/sh\necho PASS: a\necho FAIL: b\necho FAIL: c\nexit 3\n' >"$BATS_TEST_TMPDIR/qemu"
+	one one
+	[[ $status == 1 && $output == *" not ok 1 FAIL: b, QEMU's exit status: 3" ]] || { echo "$output"; false; }
 	one for-i386 1
 	[[ $status == 4 && $output == *"# SKIP for-i386 is for i386" ]]
 	one checked 1
