@@ -35,6 +35,7 @@
 
 #include "cgroup_util.h"
 #include "lru_gen_util.h"
+#include "numa_bind.h"
 
 #define THP_ENABLED	"/sys/kernel/mm/transparent_hugepage/hugepages-%skB/enabled"
 
@@ -173,6 +174,7 @@ static void *map_memory(const struct test_case *t)
 	mem = mmap(mem, size, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	TEST_ASSERT(mem != MAP_FAILED, "mmap: %s", strerror(errno));
+	keep_from_numa_balancing(mem, size);
 	memset(mem, 1, size);
 	/* khugepaged has no business here any more. */
 	TEST_ASSERT(!madvise(mem, size, MADV_NOHUGEPAGE), "madvise: %s", strerror(errno));

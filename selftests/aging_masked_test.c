@@ -36,7 +36,6 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
-#include "numaif.h"
 #include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -44,6 +43,7 @@
 
 #include "cgroup_util.h"
 #include "lru_gen_util.h"
+#include "numa_bind.h"
 
 #define TRACE_INSTANCE	"/sys/kernel/tracing/instances/aging_masked_test"
 #define TRACE_EVENTS	TRACE_INSTANCE "/events/kvm/"
@@ -185,18 +185,6 @@ static u64 nr_migrated(void)
 	}
 	fclose(file);
 	return nr;
-}
-
-/* Balancing makes PTEs, and SPTEs, of other memory than this go. */
-static void keep_from_numa_balancing(void)
-{
-	unsigned long nodes[16] = {};
-
-	if (!is_numa_balancing_enabled())
-		return;
-	TEST_ASSERT(!get_mempolicy(NULL, nodes, 8 * sizeof(nodes), NULL, MPOL_F_MEMS_ALLOWED) &&
-		    !mbind(mem, mem_pages * page_size, MPOL_BIND, nodes, 8 * sizeof(nodes), 0),
-		    "mbind: %s", strerror(errno));
 }
 
 /*
@@ -412,7 +400,7 @@ static void map_memory(u64 nr, int other, int hole)
 	mem = kvm_mmap(len + 2 * page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1) + page_size;
 	TEST_ASSERT(!mprotect(mem, len, PROT_READ | PROT_WRITE) &&
 		    !madvise(mem, len, MADV_NOHUGEPAGE), "%s", strerror(errno));
-	keep_from_numa_balancing();
+	keep_from_numa_balancing(mem, len);
 	for (page = 0; page < nr; page++)
 		owner[page] = hole && page % hole == 7 ? -1 : other && page % other == 1;
 
