@@ -22,7 +22,7 @@
 
 #include <linux/sizes.h>
 
-#include "defer_tlb_flush.h"
+#include "kvm_param.h"
 #include "kvm_util.h"
 #include "pin_util.h"
 #include "processor.h"
@@ -148,8 +148,8 @@ int main(void)
 	sync_global_to_guest(vm, guest_pte);
 	sync_global_to_guest(vm, guest_ptes);
 
-	if (can_defer_tlb_flush())
-		set_defer_tlb_flush(true);
+	if (can_set_kvm_param("defer_tlb_flush"))
+		set_kvm_param(true);
 	kvm_pthread_create(&thread, NULL, run_writer, writer);
 
 	for (nr = 1; nr <= NR_ROUNDS && !lost; nr++) {

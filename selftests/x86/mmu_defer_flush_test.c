@@ -28,7 +28,7 @@
 
 #include <linux/sizes.h>
 
-#include "defer_tlb_flush.h"
+#include "kvm_param.h"
 #include "kvm_util.h"
 #include "pin_util.h"
 #include "processor.h"
@@ -273,7 +273,7 @@ static void run_test(const struct test_case *t, bool defer)
 
 	WRITE_ONCE(*shared(vm, stop_writer), 1);
 	kvm_pthread_join(thread, NULL);
-	if (can_defer_tlb_flush())
+	if (can_set_kvm_param("defer_tlb_flush"))
 		deferred = vm_get_stat(vm, remote_tlb_flush_deferred);
 
 	printf("case=%s defer=%d stale=%lu\n", t->name, defer, stale);
@@ -323,13 +323,13 @@ int main(void)
 	pin_self_to_nth_cpu(&allowed_cpus, 0);
 
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
-		if (!can_defer_tlb_flush()) {
+		if (!can_set_kvm_param("defer_tlb_flush")) {
 			run_test(&cases[i], false);
 			continue;
 		}
-		set_defer_tlb_flush(false);
+		set_kvm_param(false);
 		run_test(&cases[i], false);
-		set_defer_tlb_flush(true);
+		set_kvm_param(true);
 		run_test(&cases[i], true);
 	}
 	return 0;

@@ -19,7 +19,7 @@
 
 #include <linux/sizes.h>
 
-#include "defer_tlb_flush.h"
+#include "kvm_param.h"
 #include "kvm_util.h"
 #include "lock_stat.h"
 #include "pin_util.h"
@@ -129,7 +129,7 @@ static void measure(int vcpus, cpu_set_t *cpus, const char *name)
 	us = timespec_to_ns(timespec_elapsed(start)) / 1000.0 / nr_pages;
 
 	flushes = vm_get_stat(vm, remote_tlb_flush_requests) - flushes;
-	if (can_defer_tlb_flush())
+	if (can_set_kvm_param("defer_tlb_flush"))
 		deferred = vm_get_stat(vm, remote_tlb_flush_deferred);
 
 	/* All vCPUs do the same at a time. */
@@ -174,16 +174,16 @@ int main(int argc, char **argv)
 	max_vcpus = min(max_vcpus, get_allowed_cpus(&cpus));
 
 	for (vcpus = 1; vcpus <= max_vcpus; vcpus++) {
-		if (!can_defer_tlb_flush()) {
+		if (!can_set_kvm_param("defer_tlb_flush")) {
 			measure(vcpus, &cpus, "unmap");
 			continue;
 		}
-		set_defer_tlb_flush(false);
+		set_kvm_param(false);
 		measure(vcpus, &cpus, "unmap");
-		set_defer_tlb_flush(true);
+		set_kvm_param(true);
 		measure(vcpus, &cpus, "unmap_deferred");
 		measure(vcpus, &cpus, "unmap_deferred");
-		set_defer_tlb_flush(false);
+		set_kvm_param(false);
 		measure(vcpus, &cpus, "unmap");
 	}
 	return 0;

@@ -23,7 +23,7 @@
 
 #include <linux/sizes.h>
 
-#include "defer_tlb_flush.h"
+#include "kvm_param.h"
 #include "kvm_util.h"
 #include "lock_stat.h"
 #include "pin_util.h"
@@ -226,14 +226,14 @@ static void run_test(bool defer)
 int main(void)
 {
 	stop_numa_balancing();
-	if (!can_defer_tlb_flush()) {
+	if (!can_set_kvm_param("defer_tlb_flush")) {
 		run_test(false);
 		return 0;
 	}
 
-	set_defer_tlb_flush(false);
+	set_kvm_param(false);
 	run_test(false);
-	set_defer_tlb_flush(true);
+	set_kvm_param(true);
 	run_test(true);
 	return 0;
 }
