@@ -4,7 +4,7 @@
  * before: the page's memslot is created after the guest has accessed the address.
  *
  * The guest accesses the address, for which KVM caches that it is MMIO.  The memslot is created,
- * with a page table in it, which the guest uses.  Then it re-points a PTE there through the address,
+ * with a page table in it, which the guest uses.  Then it re-points a PTE through the address,
  * executes INVLPG, and must read the new page.
  *
  * With TDP, KVM has no shadow pages of the guest's page tables.
