@@ -7,10 +7,12 @@
  * the write; and no SPTE comes back that was zapped.
  *
  * Zapping doesn't wait for vCPUs that are walking page tables, i.e. it's the lock of the rmap,
- * and looking at the SPTE, and then at its translation, under it, that makes it right.  See
- * fast-page-fault-shadow.pml for the other way.
+ * and that the SPTE is in the rmap, that makes it right.  Looking at the SPTE and at its
+ * translation once more (TRANSLATION) isn't enough: a harvester that doesn't lock the rmap of a
+ * single SPTE can write-protect one that isn't in its rmap yet.  See fast-page-fault-shadow.pml
+ * for the other way.
  *
- * Broken: NO_TRYLOCK NO_REREAD_SPTE NO_REREAD_GFN GFN_FIRST MARK_OMITTED PLAIN_STORE PROTECT_FIRST
+ * Broken: NO_TRYLOCK NO_MEMBERSHIP TRANSLATION MARK_OMITTED PLAIN_STORE PROTECT_FIRST
  *
  * Sequentially consistent; the order of what isn't locked is for the litmus tests.
  */
@@ -29,7 +31,7 @@ bool member[2] = { true, false };
 bool rmap_lock[2];
 bool mmu_lock;
 bool walking;			/* READING_SHADOW_PAGE_TABLES */
-bool dirty[2];
+bool dirty[2] = { true, false };	/* by another SPTE of A, or KVM itself */
 bool written[2];		/* since the page was last harvested */
 byte fixers = 2;		/* vCPUs that have yet to return */
 
@@ -71,21 +73,18 @@ active proctype fast()
 	fi;
 #endif
 #ifndef ZAP_WAITS
-#ifdef GFN_FIRST
-	if
-	:: translation != gfn -> goto unlock
-	:: else
-	fi;
-#endif
-#ifndef NO_REREAD_SPTE
+#ifdef TRANSLATION
 	if
 	:: spte != old -> goto unlock
 	:: else
 	fi;
-#endif
-#if !defined(NO_REREAD_GFN) && !defined(GFN_FIRST)
 	if
 	:: translation != gfn -> goto unlock
+	:: else
+	fi;
+#elif !defined(NO_MEMBERSHIP)
+	if
+	:: !member[gfn] -> goto unlock
 	:: else
 	fi;
 #endif
@@ -168,12 +167,27 @@ inline harvest_gfn(gfn)
 		dirty[gfn] = false
 #endif
 	   }
-		lock(rmap_lock[gfn]);
 		if
-		:: atomic { member[gfn] && spte & WRITABLE -> spte = PRESENT }
-		:: else
+		:: true ->
+			lock(rmap_lock[gfn]);
+			if
+			:: atomic { member[gfn] && spte & WRITABLE -> spte = PRESENT }
+			:: else
+			fi;
+			rmap_lock[gfn] = false
+#ifndef ZAP_WAITS
+		:: true ->
+			/* The rmap has a single SPTE. */
+			if
+			:: member[gfn] ->
+				if
+				:: atomic { spte & WRITABLE -> spte = PRESENT }
+				:: else
+				fi
+			:: else
+			fi
+#endif
 		fi;
-		rmap_lock[gfn] = false;
 #ifdef PROTECT_FIRST
 		dirty[gfn] = false;
 #endif
