@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * How often KVM's mmu_lock was taken, according to /proc/lock_stat, i.e. needs a
+ * How often KVM's mmu_lock was taken, and for how long, according to /proc/lock_stat, i.e. needs a
  * kernel with CONFIG_LOCK_STAT.  The counts are those of all VMs, and of all that the host
  * does to their memory: count what a test does more than once, and take the least.
  */
@@ -24,6 +24,9 @@
 struct lock_counts {
 	u64 writes;
 	u64 reads;
+	/* The longest that it was held, in microseconds. */
+	double longest_write;
+	double longest_read;
 };
 
 /* False if the kernel doesn't count, e.g. as a report by lockdep has ended that. */
@@ -51,13 +54,15 @@ static inline bool lock_stat_usable(void)
 
 /*
  * Lines are "NAME-W: ..." and "NAME-R: ..." or, as long as the lock hasn't been
- * taken for read, "NAME: ...".  The eighth number is that of acquisitions.
+ * taken for read, "NAME: ...".  The eighth number is that of acquisitions, the tenth the
+ * longest hold.
  */
 static inline struct lock_counts read_mmu_lock_counts(void)
 {
 	struct lock_counts counts = {};
 	FILE *file = fopen(LOCK_STAT, "r");
 	char line[512], kind, *pos;
+	double longest;
 	u64 nr;
 	int i;
 
@@ -79,13 +84,27 @@ static inline struct lock_counts read_mmu_lock_counts(void)
 		for (i = 0; i < 7; i++)
 			strtod(pos, &pos);
 		nr = strtoul(pos, &pos, 10);
-		if (kind == 'W')
+		/* holdtime-{min,max} */
+		strtod(pos, &pos);
+		longest = strtod(pos, &pos);
+		if (kind == 'W') {
 			counts.writes = nr;
-		else
+			counts.longest_write = longest;
+		} else {
 			counts.reads = nr;
+			counts.longest_read = longest;
+		}
 	}
 	fclose(file);
 	return counts;
+}
+
+/* Has the kernel forget all of its locks' statistics, i.e. what others may want to know. */
+static inline void reset_lock_stat(void)
+{
+	FILE *file = fopen(LOCK_STAT, "w");
+
+	TEST_ASSERT(file && fputs("0", file) >= 0 && !fclose(file), "Can't reset " LOCK_STAT);
 }
 
 #endif /* SELFTEST_KVM_LOCK_STAT_H */

@@ -11,6 +11,8 @@
  * with CR0.WP=1, it must fault there.  So it is for a guest in 32-bit mode with PAE paging,
  * also in SMM, where the log is that of SMM's address space.
  *
+ * So are faults on pages of a nested guest that were aged, if L1 uses EPT without A/D bits.
+ *
  * With shadow paging, pages of a guest are also write-protected because
  *  - the guest's PTE isn't dirty: the guest must find it dirty after it wrote the page;
  *  - the page is a page table: what the guest writes to it must take effect.
@@ -27,12 +29,14 @@
 
 #include "kvm_util.h"
 #include "nested_x86.h"
+#include "page_idle.h"
 #include "pin_util.h"
 #include "processor.h"
 #include "run_until.h"
 #include "smm.h"
 #include "test_util.h"
 #include "ucall_common.h"
+#include "vmx.h"
 
 #define TEST_SLOT	10
 /* The one of SMM's address space. */
@@ -245,6 +249,56 @@ static void test_no_wp(void)
 	kvm_vm_free(vm);
 }
 
+/* With A/D bits, aging doesn't take access away.  An L1 that doesn't know of them has none. */
+static void test_access_tracked(void)
+{
+	struct kvm_vcpu *vcpu;
+	u64 pfns[NR_PAGES];
+	struct kvm_vm *vm;
+	u64 page, cap, fast;
+	void *mem;
+	int fd;
+
+	fd = open(PAGE_IDLE_BITMAP, O_RDWR);
+	if (fd < 0) {
+		print_skip("access-tracked SPTEs: no idle page bitmap");
+		return;
+	}
+
+	vm = create_vm(&vcpu, l1_guest_code, L2_TEST_GPA);
+	mem = addr_gpa2hva(vm, TEST_GPA);
+	setup_nested(vm, vcpu, NESTED_4K);
+	vm_mem_region_set_flags(vm, TEST_SLOT, 0);
+	cap = vcpu_get_msr(vcpu, MSR_IA32_VMX_EPT_VPID_CAP);
+	vcpu_set_msr(vcpu, MSR_IA32_VMX_EPT_VPID_CAP, cap & ~VMX_EPT_VPID_CAP_AD_BITS);
+
+	run_until_sync(vcpu);
+	if (!__look_up_pfns(mem, PAGE_SIZE, NR_PAGES, pfns)) {
+		print_skip("access-tracked SPTEs: can't look up PFNs");
+	} else {
+		for (page = 0; page < NR_PAGES; page++)
+			write_page_idle(fd, pfns[page] / PAGE_IDLE_BITS,
+					BIT_ULL(pfns[page] % PAGE_IDLE_BITS));
+		/* Aging leaves TLBs alone, switching logging on flushes them. */
+		vm_mem_region_set_flags(vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+		vm_mem_region_set_flags(vm, TEST_SLOT, 0);
+
+		fast = vcpu_get_stat(vcpu, pf_fast);
+		run_until_sync(vcpu);
+		fast = vcpu_get_stat(vcpu, pf_fast) - fast;
+		printf("guest=\"nested guest, EPT without A/D bits\" pages=%lu fixed_fast=%lu\n",
+		       NR_PAGES, (unsigned long)fast);
+		TEST_ASSERT(fast + MAX_NOISE >= NR_PAGES && fast <= NR_PAGES + MAX_NOISE,
+			    "%lu of %lu faults on pages that were aged were fixed fast",
+			    (unsigned long)fast, NR_PAGES);
+		for (page = 0; page < NR_PAGES; page++)
+			TEST_ASSERT_EQ(*(u64 *)(mem + page * PAGE_SIZE), 2 + page);
+	}
+	run_until(vcpu, UCALL_DONE);
+	kvm_vm_free(vm);
+	close(fd);
+}
+
 static void run_until_out(struct kvm_vcpu *vcpu)
 {
 	vcpu_run(vcpu);
@@ -396,6 +450,8 @@ int main(void)
 	if (kvm_cpu_has_tdp()) {
 		test_guest(NESTED_HUGE);
 		test_guest(NESTED_4K);
+		if (host_cpu_is_intel)
+			test_access_tracked();
 	}
 	return 0;
 }

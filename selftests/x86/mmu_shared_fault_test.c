@@ -46,6 +46,7 @@ static u64 *guest_pte;
 static u64 guest_ptes[2];
 /* Between the vCPUs. */
 static u64 ready;
+static u64 rounds[NR_VCPUS];
 static bool stop;
 
 static u64 *page_at(u64 base, u64 page)
@@ -96,6 +97,7 @@ static void alias_code(u32 vcpu)
 		/* If the page was unmapped meanwhile, both are another page. */
 		if (READ_ONCE(page_at(second, page)[vcpu]) != nr)
 			GUEST_ASSERT_NE(READ_ONCE(page_at(first, page)[vcpu]), nr);
+		WRITE_ONCE(rounds[vcpu], nr);
 	}
 	GUEST_DONE();
 }
@@ -212,21 +214,37 @@ static void test_populate(void)
 	kvm_vm_free(vm);
 }
 
+static u64 sum_rounds(u64 *rounds)
+{
+	u64 sum = 0;
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++)
+		sum += READ_ONCE(rounds[i]);
+	return sum;
+}
+
 static void test_alias(void)
 {
 	struct kvm_vcpu *vcpus[NR_VCPUS];
 	pthread_t threads[NR_VCPUS];
 	struct kvm_vm *vm;
-	u64 shared, again;
+	u64 shared, again, sum, last = 0;
+	u64 *guest_rounds;
 	void *mem;
 	int i;
 
 	vm = create_vm(vcpus, alias_code, l1_alias_code);
 	mem = addr_gpa2hva(vm, TEST_GPA);
+	guest_rounds = addr_gva2hva(vm, (gva_t)rounds);
 	start_vcpus(vcpus, threads);
 	for (i = 0; i < NR_VCPUS; i++) {
 		while (pthread_tryjoin_np(threads[i], NULL)) {
-			madvise(mem, 8 * PAGE_SIZE, MADV_DONTNEED);
+			/* Faults that take longer than this must end, too. */
+			sum = sum_rounds(guest_rounds);
+			if (sum != last)
+				madvise(mem, 8 * PAGE_SIZE, MADV_DONTNEED);
+			last = sum;
 			usleep(100);
 		}
 	}

@@ -21,7 +21,12 @@
  *    ("delete_sparse");
  *  - unmapping the memory of a large memslot when all shadow pages are zapped
  *    ("unmap_idle");
- *  - destroying the VM ("destroy").
+ *  - destroying the VM ("destroy");
+ *  - the guest, which has its pages again with the lowest limit there is ("refill");
+ *  - reading from debugfs how long the rmaps of a large memslot are ("rmaps_stat").
+ *
+ * If asked to, and if the kernel has CONFIG_LOCK_STAT, the longest that mmu_lock was held
+ * meanwhile, for write and for read ("write_us", "read_us").
  *
  * Results are one "key=value" a line.  All times are those of the machine the test
  * runs on, on an emulated one only ratios mean something.
@@ -37,6 +42,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "lock_stat.h"
 #include "pin_util.h"
 #include "processor.h"
 #include "shadow_pages.h"
@@ -52,15 +58,18 @@ static u64 sparse_size = 64ul * SZ_1G;
 static int nr_waits = 1;
 static struct kvm_random_state rng;
 static cpu_set_t allowed_cpus;
+static bool use_lock_stat;
 static bool stop;
 
 static void guest_code(void)
 {
 	u64 table;
 
-	for (table = 0; table < nr_tables; table++)
-		WRITE_ONCE(*guest_table_page(table), table);
-	GUEST_DONE();
+	for (;;) {
+		for (table = 0; table < nr_tables; table++)
+			WRITE_ONCE(*guest_table_page(table), table);
+		GUEST_DONE();
+	}
 }
 
 static s64 now_ns(void)
@@ -90,15 +99,20 @@ static void *be_on_time(void *worst)
 	return NULL;
 }
 
-static void create_populated(struct shadow_vm *s)
+static void populate(struct shadow_vm *s)
 {
 	struct ucall uc;
 
+	vcpu_run(s->vcpu);
+	TEST_ASSERT_EQ(get_ucall(s->vcpu, &uc), UCALL_DONE);
+}
+
+static void create_populated(struct shadow_vm *s)
+{
 	shadow_vm_create(s, nr_tables, guest_code);
 	sync_global_to_guest(s->vm, nr_tables);
 	set_shadow_page_limit(s->vm, MAX_SHADOW_PAGES);
-	vcpu_run(s->vcpu);
-	TEST_ASSERT_EQ(get_ucall(s->vcpu, &uc), UCALL_DONE);
+	populate(s);
 }
 
 struct zap {
@@ -198,10 +212,31 @@ static void measure_wait(const struct zap *zap, s64 ns)
 	kvm_vm_free(s.vm);
 }
 
+static void measure_hold(const struct zap *zap)
+{
+	struct lock_counts counts;
+	struct shadow_vm s;
+
+	create_populated(&s);
+	if (zap->prepare)
+		zap->prepare(&s);
+
+	reset_lock_stat();
+	zap->run(&s);
+	counts = read_mmu_lock_counts();
+	printf("%s_write_us=%.1f\n%s_read_us=%.1f\n", zap->name, counts.longest_write,
+	       zap->name, counts.longest_read);
+	if (!zap->frees_vm)
+		kvm_vm_free(s.vm);
+}
+
 static void measure(const struct zap *zap)
 {
 	s64 ns = measure_late(zap);
 	int i;
+
+	if (use_lock_stat)
+		measure_hold(zap);
 
 	for (i = 0; i < nr_waits && !zap->frees_vm && CPU_COUNT(&allowed_cpus) > 1; i++)
 		measure_wait(zap, ns);
@@ -255,6 +290,22 @@ static void shrink(struct shadow_vm *s)
 	set_shadow_page_limit(s->vm, MIN_SHADOW_PAGES);
 }
 
+static void read_rmaps_stat(struct shadow_vm *s)
+{
+	char line[512];
+	FILE *file;
+
+	snprintf(line, sizeof(line), "/sys/kernel/debug/kvm/%d-%d/mmu_rmaps_stat", getpid(),
+		 s->vm->fd);
+	file = fopen(line, "r");
+	/* Without debugfs, there is nothing to measure. */
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file))
+		;
+	fclose(file);
+}
+
 static void destroy(struct shadow_vm *s)
 {
 	kvm_vm_free(s->vm);
@@ -263,8 +314,9 @@ static void destroy(struct shadow_vm *s)
 static void help(char *name)
 {
 	puts("");
-	printf("usage: %s [-h] [-n tables] [-r seed] [-s bytes] [-w waits]\n", name);
+	printf("usage: %s [-h] [-l] [-n tables] [-r seed] [-s bytes] [-w waits]\n", name);
 	puts("");
+	printf(" -l: reset " LOCK_STAT " and say for how long mmu_lock is held\n");
 	printf(" -n: number of page tables of the guest (default: 10000)\n");
 	printf(" -r: seed of when to want mmu_lock (default: time)\n");
 	printf(" -s: size of the large memslot (default: 64G)\n");
@@ -281,13 +333,18 @@ int main(int argc, char *argv[])
 		{ .name = "destroy", .run = destroy, .frees_vm = true },
 		{ .name = "delete_sparse", .prepare = add_sparse_slot, .run = delete_slot },
 		{ .name = "unmap_idle", .prepare = add_sparse_slot_zap_all, .run = unmap_sparse },
+		{ .name = "refill", .prepare = shrink, .run = populate },
+		{ .name = "rmaps_stat", .prepare = add_sparse_slot, .run = read_rmaps_stat },
 	};
 	u32 seed = time(NULL);
 	size_t i;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "hn:r:s:w:")) != -1) {
+	while ((opt = getopt(argc, argv, "hln:r:s:w:")) != -1) {
 		switch (opt) {
+		case 'l':
+			use_lock_stat = true;
+			break;
 		case 'n':
 			nr_tables = atoi_positive("Number of page tables", optarg);
 			break;
@@ -308,6 +365,7 @@ int main(int argc, char *argv[])
 	}
 
 	TEST_REQUIRE(shadow_vm_supported());
+	__TEST_REQUIRE(!use_lock_stat || lock_stat_usable(), "No " LOCK_STAT);
 	rng = new_kvm_random_state(seed);
 
 	/* All threads on one CPU, but the one that waits. */
