@@ -68,6 +68,8 @@ typedef struct { long counter; } atomic_long_t;
 #define read_lock(l)			do { } while (0)
 #define read_unlock(l)			do { } while (0)
 #define cpu_relax()			do { } while (0)
+#define kvm_begin_rmap_readonly(k)	((void)(k))
+#define kvm_end_rmap_readonly(k)	((void)(k))
 #define check_spte_writable_invariants(x)	do { } while (0)
 #define __always_unused			__attribute__((unused))
 #define READ_ONCE(x)			(*(const volatile typeof(x) *)&(x))

@@ -53,7 +53,7 @@
 /* Shared with the guest. */
 static u64 page_size;
 static u64 age_pages;
-static u64 fault_pages;
+static u64 fault_pages;	/* of each vCPU that faults */
 static int nr_faulters = 4;
 static u64 nr_faults[MAX_FAULTERS][64 / sizeof(u64)];
 
@@ -92,10 +92,10 @@ static void ager_code(void)
 /* Each vCPU faults on pages of its own. */
 static void faulter_code(int idx)
 {
-	u64 nr = fault_pages / nr_faulters, first = nr * idx, page;
+	u64 first = fault_pages * idx, page;
 
 	for (;;) {
-		for (page = first; page < first + nr; page++) {
+		for (page = first; page < first + fault_pages; page++) {
 			WRITE_ONCE(*(u64 *)(FAULT_GVA + page * page_size), page);
 			WRITE_ONCE(nr_faults[idx][0], nr_faults[idx][0] + 1);
 		}
@@ -132,7 +132,7 @@ static void *vcpu_worker(void *data)
 	unsigned long idx = (unsigned long)data;
 	struct contention *c = &contention;
 	struct kvm_vcpu *vcpu = c->vcpus[1 + idx];
-	u64 len = FAULT_MEM_SIZE / nr_faulters;
+	u64 len = fault_pages * page_size;
 	struct ucall uc;
 
 	pin_self_to_nth_cpu(&allowed_cpus, idx);
@@ -222,7 +222,7 @@ static void measure_passes(struct contention *c, const struct test_params *p, co
 static void create_vm(struct contention *c, const struct test_params *p)
 {
 	struct ucall uc;
-	u64 gpa;
+	u64 gpa, fault_size;
 	int i;
 
 	c->vm = __vm_create(VM_SHAPE_DEFAULT, 1 + nr_faulters,
@@ -235,7 +235,10 @@ static void create_vm(struct contention *c, const struct test_params *p)
 
 	page_size = c->vm->page_size;
 	age_pages = p->age_size / page_size;
-	fault_pages = FAULT_MEM_SIZE / page_size;
+	/* Each vCPU's part begins with a page of the host's. */
+	fault_size = align_down(FAULT_MEM_SIZE / nr_faulters,
+				max_t(u64, page_size, getpagesize()));
+	fault_pages = fault_size / page_size;
 
 	gpa = align_down((c->vm->max_gfn - age_pages) * page_size, SZ_2M);
 	vm_userspace_mem_region_add(c->vm, VM_MEM_SRC_ANONYMOUS, gpa, AGE_SLOT, age_pages, 0);
@@ -244,10 +247,10 @@ static void create_vm(struct contention *c, const struct test_params *p)
 
 	gpa = align_down(gpa - FAULT_MEM_SIZE, SZ_2M);
 	vm_userspace_mem_region_add(c->vm, lru_gen ? VM_MEM_SRC_SHMEM : VM_MEM_SRC_ANONYMOUS,
-				    gpa, FAULT_SLOT, fault_pages, 0);
-	virt_map(c->vm, FAULT_GVA, gpa, fault_pages);
+				    gpa, FAULT_SLOT, nr_faulters * fault_pages, 0);
+	virt_map(c->vm, FAULT_GVA, gpa, nr_faulters * fault_pages);
 	c->fault_mem = addr_gpa2hva(c->vm, gpa);
-	memset(c->fault_mem, 1, FAULT_MEM_SIZE);
+	memset(c->fault_mem, 1, nr_faulters * fault_size);
 
 	sync_global_to_guest(c->vm, page_size);
 	sync_global_to_guest(c->vm, age_pages);
@@ -282,7 +285,7 @@ static int run_test(const char *cgroup, void *arg)
 	count_notifiers(c);
 
 	WRITE_ONCE(faulting, true);
-	while (total_faults(c) < fault_pages)
+	while (total_faults(c) < nr_faulters * fault_pages)
 		usleep(1000);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	faults = total_faults(c);

@@ -143,7 +143,7 @@ int main(void)
 	memset(mem, 1, huge);
 	__TEST_REQUIRE(is_huge(mem, huge), "No huge page to be had");
 
-	/* 16 pages in the middle, of whatever size host and guest have. */
+	/* A multiple of any page size that host and guest can have, in the middle. */
 	part = 16 * SZ_64K;
 	test_memslot("part", mem + huge / 2, min(part, huge / 4), TEST_GPA);
 	test_memslot("misaligned", mem, huge, TEST_GPA + SZ_64K);

@@ -496,6 +496,8 @@ static void create_vm(enum vm_guest_mode mode, struct contention *c, u64 size)
 	log_pages = size / page_size;
 	c->fault_size = c->p->fault_size ?: default_fault_size(size);
 	fault_pages = c->fault_size / page_size;
+	__TEST_REQUIRE(!nr_faulters || fault_pages / nr_faulters > FAULTS_BEFORE_HARVEST,
+		       "Too little memory to fault on, see -F");
 	faulter_pages = DIV_ROUND_UP(nr_faulters * sizeof(*faulters), page_size);
 	probe_pages = PROBE_MEM_SIZE / page_size;
 

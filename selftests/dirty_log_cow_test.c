@@ -9,15 +9,15 @@
  *
  * The memory is a private mapping of a file.  Have the guest read pages, so that the file's
  * are mapped, and then write them, and verify that memory has what the guest wrote, that the
- * file doesn't, and that the writes are logged.  Do so thrice, reaping the log each time:
- * pages of the second and third round are those that logging write-protects.
+ * file doesn't, and that the writes are logged.  Repeat that for three rounds, reaping the log
+ * in each: pages of the second and third round are those that logging write-protects.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <linux/bitops.h>
+#include <linux/bitmap.h>
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
@@ -70,14 +70,17 @@ static void run_round(struct kvm_vcpu *vcpu, u64 round)
 static void run_test(u32 flags)
 {
 	const char *logged = flags ? "logged" : "not logged";
-	unsigned long log[NR_PAGES / BITS_PER_LONG];
-	u64 round, i, *file, *memory;
+	u64 round, i, *file, *memory, nr_logged;
+	unsigned long *log;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	int fd;
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
-	page_size = vm->page_size;
+	/* What the host copies, and logs, is a page of its own. */
+	page_size = max_t(u64, vm->page_size, getpagesize());
+	nr_logged = page_size / getpagesize();
+	log = bitmap_zalloc(NR_PAGES * nr_logged);
 	sync_global_to_guest(vm, page_size);
 
 	fd = kvm_memfd_alloc(NR_PAGES * page_size, false);
@@ -87,7 +90,7 @@ static void run_test(u32 flags)
 		file[i * page_size / sizeof(*file)] = IN_FILE + i;
 
 	vm_set_user_memory_region(vm, TEST_SLOT, flags, TEST_GPA, NR_PAGES * page_size, memory);
-	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES);
+	virt_map(vm, TEST_GVA, TEST_GPA, NR_PAGES * page_size / vm->page_size);
 
 	for (round = 1; round <= NR_ROUNDS; round++) {
 		run_round(vcpu, round);
@@ -108,12 +111,13 @@ static void run_test(u32 flags)
 
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, log);
 		for (i = 0; i < NR_PAGES; i++)
-			TEST_ASSERT(log[i / BITS_PER_LONG] & BIT(i % BITS_PER_LONG),
+			TEST_ASSERT(test_bit(i * nr_logged, log),
 				    "The write to page %lu is not logged (round %lu)",
 				    (unsigned long)i, (unsigned long)round);
 	}
 
 	kvm_vm_free(vm);
+	free(log);
 	kvm_munmap(file, NR_PAGES * page_size);
 	kvm_munmap(memory, NR_PAGES * page_size);
 	close(fd);

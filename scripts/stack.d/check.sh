@@ -120,10 +120,31 @@ check_each_patch() {
 	done
 }
 
+# incomplete_selftests TREE: what the patch on top of TREE leaves without a file: programs that the Makefile
+# names, and those of our headers that are included. Prints a line each.
+incomplete_selftests() {
+	local files include
+
+	! git -C "$1" diff --quiet HEAD~1 HEAD -- "$KSELFTEST" || return 0
+	files=$(git -C "$1" ls-tree -r --name-only "HEAD:$KSELFTEST")
+	git -C "$1" show "HEAD:$KSELFTEST/Makefile.kvm" |
+		sed -nE 's/^TEST_GEN_PROGS[A-Za-z0-9_]* *\+?= *([a-z][a-z0-9_/]*)$/\1.c/p' | sort -u |
+		while read -r include; do
+			grep -qxF "$include" <<<"$files" || echo "Makefile.kvm names $include, which a later patch adds"
+		done
+	git -C "$1" grep -hoE '^#include "[^"]+"' HEAD -- "$KSELFTEST" | cut -d'"' -f2 | sort -u |
+		while read -r include; do
+			compgen -G "$ROOT/selftests/include/$include" >/dev/null ||
+				compgen -G "$ROOT/selftests/include/*/$include" >/dev/null || continue
+			grep -qE "^include/([a-z0-9]+/)?$include$" <<<"$files" ||
+				echo "$include is included, which a later patch adds"
+		done
+}
+
 # check_round_trip: applies the stack to a scratch branch without a work tree of its own,
 # exports it again and compares bytes.
 check_round_trip() {
-	local tmp faults=() p n=0
+	local tmp faults=() incomplete=() p n=0 f
 
 	# A sparse work tree: git am writes only what the patches touch.
 	tmp=$(mktemp -d "$BUILD/roundtrip.XXXXXX")
@@ -137,7 +158,11 @@ check_round_trip() {
 			faults+=("$p does not apply: $(grep -m1 '^error:' "$tmp/log")")
 			break
 		fi
+		while read -r f; do
+			incomplete+=("$p: $f")
+		done < <(incomplete_selftests "$tmp/linux")
 	done
+	verdict "each selftest patch has what its selftests need" ${incomplete[@]+"${incomplete[@]}"}
 	verdict "the stack applies to $(cat "$BUILD/base-version" 2>/dev/null || echo base) without fuzz" ${faults[@]+"${faults[@]}"}
 	if ((${#faults[@]} == 0)); then
 		write_patches "$tmp/linux" base "$tmp/out"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * How often KVM's mmu_lock was taken, and for how long, according to /proc/lock_stat, i.e. needs a
- * kernel with CONFIG_LOCK_STAT.  The counts are those of all VMs, and of all that the host
- * does to their memory: count what a test does more than once, and take the least.
+ * How often KVM's mmu_lock was taken, and for how long, according to /proc/lock_stat,
+ * i.e. needs a kernel with CONFIG_LOCK_STAT.  The counts are those of all VMs, and of all
+ * that the host does to their memory: count what a test does more than once, and take the
+ * least.
  */
 #ifndef SELFTEST_KVM_LOCK_STAT_H
 #define SELFTEST_KVM_LOCK_STAT_H

@@ -18,10 +18,14 @@
 
 #define TRACE_INSTANCE	"/sys/kernel/tracing/instances/kvm_selftest"
 
-/* False if there is no tracefs to count with. */
+/*
+ * False if there is no tracefs to count with.  The instance of a test that was killed goes,
+ * with what it has traced.
+ */
 static inline bool trace_count_start(void)
 {
-	return !mkdir(TRACE_INSTANCE, 0755) || errno == EEXIST;
+	rmdir(TRACE_INSTANCE);
+	return !mkdir(TRACE_INSTANCE, 0755);
 }
 
 /* Counts the event from now on; false if the kernel doesn't have it. */

@@ -127,6 +127,8 @@ int main(void)
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
 		     KVM_DIRTY_LOG_INITIALLY_SET);
 	TEST_REQUIRE(thp_configured());
+	if (get_kvm_param_bool("eager_page_split"))
+		pr_info("Eager page splitting hides bugs in what is tested, better kvm.eager_page_split=N\n");
 
 	for (i = 0; i < ARRAY_SIZE(skip); i++)
 		test_memslot(skip[i]);

@@ -32,23 +32,20 @@
 
 /* The round, and the last one in which each step was done. */
 static u64 go, dropped, written, checked;
-static bool stop;
 
 /* Without PAUSE, which might exit, i.e. cost the reader its TLB entry. */
-static bool wait_for_round(u64 nr)
+static void wait_for_round(u64 nr)
 {
-	while (READ_ONCE(go) != nr) {
-		if (READ_ONCE(stop))
-			return false;
-	}
-	return true;
+	while (READ_ONCE(go) != nr)
+		;
 }
 
 static void writer_code(void)
 {
 	u64 nr;
 
-	for (nr = 1; nr <= NR_ROUNDS && wait_for_round(nr); nr++) {
+	for (nr = 1; nr <= NR_ROUNDS; nr++) {
+		wait_for_round(nr);
 		WRITE_ONCE(*(u64 *)TEST_GVA, nr);
 		WRITE_ONCE(written, nr);
 	}
@@ -59,7 +56,8 @@ static void reader_code(void)
 {
 	u64 nr, value;
 
-	for (nr = 1; nr <= NR_ROUNDS && wait_for_round(nr); nr++) {
+	for (nr = 1; nr <= NR_ROUNDS; nr++) {
+		wait_for_round(nr);
 		while (READ_ONCE(written) != nr)
 			READ_ONCE(*(u64 *)TEST_GVA);
 		value = READ_ONCE(*(u64 *)TEST_GVA);

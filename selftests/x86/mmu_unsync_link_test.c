@@ -119,6 +119,7 @@ static void *run_linker(void *vcpu)
 	vcpu_run(vcpu);
 	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
 		REPORT_GUEST_ASSERT(uc);
+	TEST_ASSERT_EQ(uc.cmd, UCALL_DONE);
 	return NULL;
 }
 

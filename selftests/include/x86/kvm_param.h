@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Set a boolean parameter of KVM's module, one per test.  It is all VMs': put back when the
- * test ends, however it does.
+ * Set a boolean parameter of KVM's module, one per test.  It applies to all VMs: put it back
+ * when the test ends, however it ends.
  */
 #ifndef SELFTEST_KVM_KVM_PARAM_H
 #define SELFTEST_KVM_KVM_PARAM_H

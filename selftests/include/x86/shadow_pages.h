@@ -85,7 +85,7 @@ static inline void shadow_vm_create(struct shadow_vm *s, u64 nr_tables, void *gu
 	vm_userspace_mem_region_add(s->vm, VM_MEM_SRC_SHMEM, s->gpa, TABLES_SLOT,
 				    nr_tables * TABLE_SIZE / PAGE_SIZE, 0);
 	s->mem = addr_gpa2hva(s->vm, s->gpa);
-	/* Nor is it to be used for huge pages, of which there is one in each page table. */
+	/* No huge pages: touching one page per table must not allocate 2 MiB each. */
 	madvise(s->mem, nr_tables * TABLE_SIZE, MADV_NOHUGEPAGE);
 
 	s->pt_gpa = align_up(s->gpa + nr_tables * TABLE_SIZE, SZ_1G);
