@@ -9,8 +9,7 @@
  * Zapping doesn't wait for vCPUs that are walking page tables, i.e. it's the lock of the rmap,
  * and that the SPTE is in the rmap, that makes it right.  Looking at the SPTE and at its
  * translation once more (TRANSLATION) isn't enough: a harvester that doesn't lock the rmap of a
- * single SPTE can write-protect one that isn't in its rmap yet.  See fast-page-fault-shadow.pml
- * for the other way.
+ * single SPTE can write-protect one that isn't in its rmap yet.
  *
  * Broken: NO_TRYLOCK NO_MEMBERSHIP TRANSLATION MARK_OMITTED PLAIN_STORE PROTECT_FIRST
  *

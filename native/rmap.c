@@ -25,7 +25,7 @@
  *
  * With the argument "time", prints how many nanoseconds an SPTE takes on this machine, in a program
  * that isn't slowed down by sanitizers; uncontended, in the caches:
- *   gcc -O2 -DTEXT='"build/native/rmap.stack.inc"' -o rmap native/rmap.c && ./rmap time
+ *   gcc -O2 -I. -DTEXT='"build/native/rmap.stack.inc"' -o rmap native/rmap.c && ./rmap time
  */
 #include <stdbool.h>
 #include <stdint.h>

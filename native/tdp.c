@@ -37,7 +37,7 @@
  * With the argument "time", prints how many nanoseconds a harvested SPTE takes on this machine, and how
  * many of these a CMPXCHG takes that does nothing but clear the same bit of the same SPTEs, in a program
  * that neither counts nor is slowed down by sanitizers; uncontended, in the caches:
- *   gcc -O2 -DTEXT='"build/native/tdp.stack.inc"' -o tdp native/tdp.c && ./tdp time
+ *   gcc -O2 -I. -DTEXT='"build/native/tdp.stack.inc"' -o tdp native/tdp.c && ./tdp time
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -259,6 +259,12 @@ static u64 level3[512] __attribute__((aligned(4096)));
 static u64 level2[2][512] __attribute__((aligned(4096)));
 static u64 sptes[NR_SPTES] __attribute__((aligned(4096)));
 
+/* Page tables aren't next to each other, i.e. none can be run into from the one before. */
+static u64 *spte_of(int i)
+{
+	return &sptes[(NR_PTS - 1 - i / 512) * 512 + i % 512];
+}
+
 static struct kvm kvm;
 static struct kvm_mmu_page root_sp = { .role.level = 4, .spt = root };
 
@@ -284,14 +290,14 @@ static void make_page_tables(const struct scenario *s)
 	level3[3] = (uintptr_t)level2[0] | NON_LEAF;
 	level3[4] = (uintptr_t)level2[1] | NON_LEAF;
 	for (i = 0; i < NR_PTS; i++) {
-		spte = (uintptr_t)&sptes[i * 512] | NON_LEAF;
+		spte = (uintptr_t)spte_of(i * 512) | NON_LEAF;
 		if (s->huge && i % 2)
 			spte = s->spte | PT_PAGE_SIZE_MASK | (u64)i << (PAGE_SHIFT + 9);
 		level2[i / 2][(510 + i) % 512] = spte;
 	}
 	for (i = 0; i < NR_SPTES; i++) {
 		spte = s->mixed ? scenarios[i % NR_MIXED].spte : s->spte;
-		sptes[i] = spte & SPTE_MMU_PRESENT_MASK ? spte | (u64)i << PAGE_SHIFT : spte;
+		*spte_of(i) = spte & SPTE_MMU_PRESENT_MASK ? spte | (u64)i << PAGE_SHIFT : spte;
 	}
 	memset(changed, 0, sizeof(changed));
 	root_sp.role.guest_mode = s->nested;
@@ -354,7 +360,7 @@ static void scenario(const struct scenario *s, bool wrprot, int percent)
 	make_page_tables(s);
 	for (i = 0; i < NR_SPTES; i++) {
 		if (in_masks(i - s->offset) && !(s->huge && i / 512 % 2))
-			allowed += is_shadow_present_pte(sptes[i]) && (sptes[i] & dbit);
+			allowed += is_shadow_present_pte(*spte_of(i)) && (*spte_of(i) & dbit);
 	}
 	if (s->clear | s->set)
 		allowed *= 2;
@@ -364,10 +370,10 @@ static void scenario(const struct scenario *s, bool wrprot, int percent)
 
 	for (i = 0; i < NR_SPTES; i++) {
 		if (in_masks(i - s->offset))
-			change_meanwhile(&sptes[i]);
+			change_meanwhile(spte_of(i));
 	}
 	for (i = 0; i < NR_SPTES; i++)
-		sum = mix(sum, sptes[i]);
+		sum = mix(sum, *spte_of(i));
 	for (i = 0; i < 512; i++) {
 		sum = mix(mix(sum, bits(root[i])), bits(level3[i]));
 		sum = mix(mix(sum, bits(level2[0][i])), bits(level2[1][i]));
@@ -415,7 +421,7 @@ static double measure(const struct scenario *s, int percent)
 	make_page_tables(s ? s : &scenarios[0]);
 	for (i = 0; i < NR_SPTES; i++) {
 		if (in_masks(i))
-			harvested[j++] = &sptes[i];
+			harvested[j++] = spte_of(i);
 	}
 	start = now();
 	if (s)

@@ -37,7 +37,7 @@ setup() {
 	cd "$REAL"
 	for lane in ci/lanes/*; do
 		lane=$(basename "$lane")
-		grep -q "\`$lane\`" docs/lanes.md || [[ $lane =~ -(lockdep|kasan|kcsan|nx|nosplit|shared)$ ]]
+		grep -q "\`$lane\`" docs/lanes.md || [[ $lane =~ -(lockdep|kasan|kcsan|nx|nosplit|shared|rt|preempt)$ ]]
 	done
 	sed -n 's/^# topic: \([a-z0-9-]*\) .*/\1/p' series | while read -r topic; do
 		grep -qx "## $topic" COVER-LETTER.md
