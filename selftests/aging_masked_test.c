@@ -166,7 +166,9 @@ static bool write_file(const char *path, const char *value)
 
 static bool trace_start(void)
 {
-	return (!mkdir(TRACE_INSTANCE, 0755) || errno == EEXIST) &&
+	/* That of a test that was killed goes, with what it has traced. */
+	rmdir(TRACE_INSTANCE);
+	return !mkdir(TRACE_INSTANCE, 0755) &&
 	       write_file(TRACE_EVENTS "kvm_age_hva_masked/enable", "1");
 }
 
@@ -531,6 +533,11 @@ static int run_test(const char *cgroup, void *arg)
 {
 	int rounds = *(int *)arg;
 	cpu_set_t cpus;
+	char pid[16];
+
+	/* Reclaim asks, too. */
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	TEST_ASSERT(write_file(TRACE_INSTANCE "/set_event_pid", pid), "Can't trace ourselves");
 
 	/* The pages that wait for being put on a list are those of this CPU. */
 	get_allowed_cpus(&cpus);

@@ -96,12 +96,12 @@ static void start_tracing(void)
 	char pid[16];
 	int fd;
 
-	tracing = !access("/sys/kernel/tracing/instances", W_OK) && trace_count_start();
+	tracing = trace_count_start();
 	if (!tracing)
 		return;
 
 	/* Other VMs are harvested, too. */
-	fd = open_path_or_exit(TRACE_INSTANCE "/set_event_pid", O_WRONLY);
+	fd = open_path_or_exit(trace_path("set_event_pid"), O_WRONLY);
 	snprintf(pid, sizeof(pid), "%d", getpid());
 	TEST_ASSERT(write(fd, pid, strlen(pid)) == (ssize_t)strlen(pid), "Can't trace ourselves");
 	close(fd);
@@ -123,7 +123,7 @@ static void verify_event(const char *wanted, int slot, u64 pages, u64 waited, u6
 	if (!tracing)
 		return;
 
-	file = fopen(TRACE_INSTANCE "/trace", "r");
+	file = fopen(trace_path("trace"), "r");
 	TEST_ASSERT(file, "Can't read the trace");
 	while (fgets(line, sizeof(line), file)) {
 		event = strstr(line, "kvm_dirty_log_harvest: ");
@@ -142,7 +142,7 @@ static void verify_event(const char *wanted, int slot, u64 pages, u64 waited, u6
 	TEST_ASSERT(nr == !!wanted, "%d events, not %d", nr, !!wanted);
 
 	/* Opening the trace to write truncates it. */
-	fclose(fopen(TRACE_INSTANCE "/trace", "w"));
+	fclose(fopen(trace_path("trace"), "w"));
 }
 
 /*

@@ -16,7 +16,16 @@
 
 #include "test_util.h"
 
-#define TRACE_INSTANCE	"/sys/kernel/tracing/instances/kvm_selftest"
+static char trace_instance[64];
+
+/* A file of the test's instance, valid until the next call. */
+static inline const char *trace_path(const char *file)
+{
+	static char path[256];
+
+	snprintf(path, sizeof(path), "%s/%s", trace_instance, file);
+	return path;
+}
 
 /*
  * False if there is no tracefs to count with.  The instance of a test that was killed goes,
@@ -24,21 +33,30 @@
  */
 static inline bool trace_count_start(void)
 {
-	rmdir(TRACE_INSTANCE);
-	return !mkdir(TRACE_INSTANCE, 0755);
+	bool made;
+
+	snprintf(trace_instance, sizeof(trace_instance),
+		 "/sys/kernel/tracing/instances/kvm_selftest.%d", getpid());
+	rmdir(trace_instance);
+	made = !mkdir(trace_instance, 0755);
+	/* Lest an assertion that fails later is taken for a lack of privileges. */
+	errno = 0;
+	return made;
 }
 
 /* Counts the event from now on; false if the kernel doesn't have it. */
 static inline bool trace_count_event(const char *event)
 {
-	char path[256];
+	char path[64];
 	bool enabled;
 	int fd;
 
-	snprintf(path, sizeof(path), TRACE_INSTANCE "/events/kvm/%s/enable", event);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
+	snprintf(path, sizeof(path), "events/kvm/%s/enable", event);
+	fd = open(trace_path(path), O_WRONLY);
+	if (fd < 0) {
+		errno = 0;
 		return false;
+	}
 	enabled = write(fd, "1", 1) == 1;
 	TEST_ASSERT(enabled, "%s: %s", path, strerror(errno));
 	close(fd);
@@ -54,8 +72,8 @@ static inline u64 trace_count_stop(void)
 	size_t i;
 	glob_t g;
 
-	TEST_ASSERT(!glob(TRACE_INSTANCE "/per_cpu/cpu*/stats", 0, NULL, &g),
-		    "No " TRACE_INSTANCE "/per_cpu/cpu*/stats");
+	TEST_ASSERT(!glob(trace_path("per_cpu/cpu*/stats"), 0, NULL, &g), "No %s",
+		    trace_path("per_cpu/cpu*/stats"));
 	for (i = 0; i < g.gl_pathc; i++) {
 		file = fopen(g.gl_pathv[i], "r");
 		TEST_ASSERT(file, "%s: %s", g.gl_pathv[i], strerror(errno));
@@ -68,7 +86,7 @@ static inline u64 trace_count_stop(void)
 		fclose(file);
 	}
 	globfree(&g);
-	TEST_ASSERT(!rmdir(TRACE_INSTANCE), "rmdir " TRACE_INSTANCE ": %s", strerror(errno));
+	TEST_ASSERT(!rmdir(trace_instance), "rmdir %s: %s", trace_instance, strerror(errno));
 	return total;
 }
 

@@ -300,7 +300,7 @@ static void read_rmaps_stat(struct shadow_vm *s)
 	snprintf(line, sizeof(line), KVM_DEBUGFS "/%d-%d/mmu_rmaps_stat", getpid(),
 		 s->vm->fd);
 	file = fopen(line, "r");
-	TEST_ASSERT(file, "%s: %s", line, strerror(errno));
+	__TEST_REQUIRE(file, "No %s, which has the name of another PID in a PID namespace", line);
 	while (fgets(line, sizeof(line), file))
 		;
 	fclose(file);
