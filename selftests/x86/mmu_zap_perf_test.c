@@ -26,7 +26,8 @@
  *  - reading from debugfs how long the rmaps of a large memslot are ("rmaps_stat").
  *
  * If asked to, and if the kernel has CONFIG_LOCK_STAT, the longest that mmu_lock was held
- * meanwhile, for write and for read ("write_us", "read_us").
+ * meanwhile, for write and for read ("write_us", "read_us"), with a thread on another CPU that
+ * wants it again and again.
  *
  * Results are one "key=value" a line.  All times are those of the machine the test
  * runs on, on an emulated one only ratios mean something.
@@ -214,18 +215,35 @@ static void measure_wait(const struct zap *zap, s64 ns)
 	kvm_vm_free(s.vm);
 }
 
+/* KVM yields to those who want mmu_lock: want it, at random times.  Fails once the VM is gone. */
+static void *want_lock(void *mem)
+{
+	pin_self_to_nth_cpu(&allowed_cpus, 1);
+	while (!READ_ONCE(stop)) {
+		madvise(mem, getpagesize(), MADV_DONTNEED);
+		usleep(kvm_random_u32(&rng) % 1000);
+	}
+	return NULL;
+}
+
 static void measure_hold(const struct zap *zap)
 {
 	struct lock_counts counts;
 	struct shadow_vm s;
+	pthread_t thread;
 
 	create_populated(&s);
 	if (zap->prepare)
 		zap->prepare(&s);
 
+	stop = false;
+	kvm_pthread_create(&thread, NULL, want_lock, s.mem + getpagesize());
+	usleep(10000);
 	reset_lock_stat();
 	zap->run(&s);
 	counts = read_mmu_lock_counts();
+	WRITE_ONCE(stop, true);
+	kvm_pthread_join(thread, NULL);
 	printf("%s_write_us=%.1f\n%s_read_us=%.1f\n", zap->name, counts.longest_write,
 	       zap->name, counts.longest_read);
 	if (!zap->frees_vm)
@@ -237,7 +255,7 @@ static void measure(const struct zap *zap)
 	s64 ns = measure_late(zap);
 	int i;
 
-	if (use_lock_stat)
+	if (use_lock_stat && CPU_COUNT(&allowed_cpus) > 1)
 		measure_hold(zap);
 
 	for (i = 0; i < nr_waits && !zap->frees_vm && CPU_COUNT(&allowed_cpus) > 1; i++)
