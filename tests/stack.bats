@@ -248,6 +248,26 @@ Assisted-by: LLM"
 	[[ $output == *"names do_thing without ()"* ]]
 }
 
+@test "check finds a selftest patch that names, or includes, what a later one adds" {
+	three_patches
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $output == *"ok - each selftest patch has what its selftests need"* ]]
+	git -C "$LINUX" checkout -q .
+	echo "TEST_GEN_PROGS_x86 += x86/later_test" >>"$LINUX/tools/testing/selftests/kvm/Makefile.kvm"
+	echo '#include "ours.h"' >"$LINUX/tools/testing/selftests/kvm/new_test.c"
+	commit_all "$LINUX" "KVM: selftests: Name what isn't there"
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	mkdir -p "$PROJECT/selftests/include"
+	: >"$PROJECT/selftests/include/ours.h"
+	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
+	run "$STACK" check
+	[[ $status == 1 ]]
+	[[ $output == *"names x86/later_test.c, which a later patch adds"* ]]
+	[[ $output == *"ours.h is included, which a later patch adds"* ]]
+}
+
 @test "check finds selftests out of sync, and a stack that does not apply" {
 	three_patches
 	printf '#!/usr/bin/perl\nexit 0;\n' >"$LINUX/scripts/checkpatch.pl"
