@@ -72,6 +72,18 @@ usage() {
 	awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "${1:-$0}"
 }
 
+# matches NAME LIST: whether NAME is one of LIST, N[,N], or matches a shell pattern there.
+matches() {
+	local patterns pattern
+
+	IFS=, read -ra patterns <<<"$2"
+	for pattern in ${patterns[@]+"${patterns[@]}"}; do
+		# shellcheck disable=SC2053 # a pattern is meant
+		[[ $1 != $pattern ]] || return 0
+	done
+	return 1
+}
+
 # need_packages [PROGRAM...]: installs what scripts/packages lists and this machine lacks,
 # all of it or only the packages behind the programs named. Needs root for that, and says
 # which packages are missing otherwise. Names them before, and asks nothing.

@@ -56,7 +56,7 @@ in_tree() {
 	grep -qx CONFIG_TWO=y "$out/config"
 	grep -qx '# CONFIG_THREE is not set' "$out/config"
 	[[ $(kernel --tree base) == "$plain" ]]
-	! grep -q ONE "$plain/config"
+	refute grep -q ONE "$plain/config"
 	# A merge that drops what it was given.
 	sed -i 's/^cat .*/cat "$@" | grep -v NOBODY >>"$KCONFIG_CONFIG"/' "$LINUX/scripts/kconfig/merge_config.sh"
 	commit_all "$LINUX" "another merge"
@@ -99,7 +99,7 @@ in_tree() {
 	files=$(git -C "$LINUX" ls-tree -r --name-only "$(in_tree snapshot)")
 	grep -qx virt/kvm/newfile.c <<<"$files"
 	grep -qx newfile.h <<<"$files"
-	! grep -E '\.rej$|~$' <<<"$files"
+	refute grep -E '\.rej$|~$' <<<"$files"
 }
 
 @test "who waits for a source directory says so" {

@@ -91,6 +91,11 @@ walk() {
 	(cd "$PROJECT" && KVM_STACK_REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
 }
 
+# refute COMMAND...: fails if it succeeds. "! COMMAND" fails no test unless it comes last.
+refute() {
+	! "$@"
+}
+
 # fails_with CODE WORDS: the last run ended so, and its last line says WORDS.
 fails_with() {
 	if [[ $status != "$1" || ${lines[-1]} != *"$2"* ]]; then

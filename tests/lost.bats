@@ -88,7 +88,7 @@ gone() {
 	rm "$FAKE/program"
 	(cd / && "$VM/command")
 	grep -q '^ok 1 program' "$VM/again/verdict"
-	! grep -q '^ok' "$VM/verdict"
+	refute grep -q '^ok' "$VM/verdict"
 }
 
 @test "a VM that passes leaves no initramfs, and its command says so" {

@@ -105,7 +105,7 @@ as_t() {
 	sed -i 's/line 21$/line 2l/' "$PROJECT"/patches/0002-*.patch
 	run "$STACK" apply
 	fails_with 1 "does not apply"
-	! as_t am -q -3 "$PROJECT"/patches/0002-*.patch
+	refute as_t am -q -3 "$PROJECT"/patches/0002-*.patch
 	echo "half way through" >>"$LINUX/virt/kvm/kvm_main.c"
 	run "$STACK" apply
 	fails_with 3 "a git am is under way"
@@ -117,7 +117,7 @@ as_t() {
 	three_patches
 	git -C "$LINUX" reset -q --hard topic/one
 	# It comes to nothing, at which git stops.
-	! as_t cherry-pick topic/one 2>/dev/null
+	refute as_t cherry-pick topic/one 2>/dev/null
 	[[ -f $LINUX/.git/CHERRY_PICK_HEAD ]]
 	run "$STACK" apply
 	fails_with 3 "a git cherry-pick is under way"
@@ -229,7 +229,7 @@ as_t() {
 	commit_all "$tree" newer
 	run "$STACK" drift --tree "$tree"
 	[[ $status == 0 && $output == *"3-way*     0002-"* && $output == *"fetch $LINUX stack"* ]]
-	! git -C "$tree" -c user.name=T -c user.email=t@localhost am -q -3 "$PROJECT"/patches/*.patch
+	refute git -C "$tree" -c user.name=T -c user.email=t@localhost am -q -3 "$PROJECT"/patches/*.patch
 	git -C "$tree" -c user.name=T -c user.email=t@localhost am --abort
 	git -C "$tree" fetch -q "$LINUX" stack
 	run "$STACK" drift --tree "$tree"

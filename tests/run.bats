@@ -203,7 +203,7 @@ part() {
 		cat "$out/outcomes" "$out/values" | diff -u "${plan%.plan}.expected" -
 		# Without threads, there is nothing to blame the emulator for.
 		awk -v LOGS="$out" -v VALUES="$out/values" -f "$PROJECT/ci/lib/verdict.awk" "$plan" "${plan%.plan}.verdict" >"$out/outcomes"
-		! grep -q $'\terratum\t' "$out/outcomes"
+		refute grep -q $'\terratum\t' "$out/outcomes"
 	done
 }
 

@@ -89,6 +89,9 @@ setup() {
 	back_to_base
 	"$STACK" apply --topic one
 	[[ $(git -C "$LINUX" log -1 --format=%s) == "KVM: First change" ]]
+	back_to_base
+	"$STACK" apply --topic 'o*'
+	[[ $(git -C "$LINUX" log -1 --format=%s) == "KVM: First change" ]]
 	run "$STACK" apply --topic three
 	fails_with 2 "no topic 'three' in series; there are: one two"
 	run "$STACK" apply --upto 4
@@ -522,7 +525,7 @@ Assisted-by: LLM"
 	three_patches
 	fake_maintainers
 	ln -s "$KVM_STACK_BUILD" "$PROJECT/build"
-	sed -i 's/send dirty-log/send two/' "$PROJECT/README.md"
+	sed -i 's/send dirty-log-generic/send two/' "$PROJECT/README.md"
 	export HOME=$BATS_TEST_TMPDIR/home
 	mkdir "$HOME"
 	git clone -q "$LINUX" "$HOME/linux"
@@ -604,7 +607,7 @@ Assisted-by: LLM"
 	run "$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
 	fails_with 3 "lacks 0002-KVM-Second-change.patch"
 	"$STACK" send one --tree "$tree" -o "$BATS_TEST_TMPDIR/one" --dry-run
-	! grep -q '^Applies after' "$BATS_TEST_TMPDIR/one/0000-cover-letter.patch"
+	refute grep -q '^Applies after' "$BATS_TEST_TMPDIR/one/0000-cover-letter.patch"
 	git -C "$tree" reset -q --hard stack-base
 	"$STACK" apply --tree "$tree" --topic one,two
 	"$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run

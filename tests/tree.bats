@@ -44,7 +44,7 @@ state() {
 	holds "$tree" theirs virt/kvm/kvm_main.c
 	holds "$tree" edited virt/kvm/kvm_main.c
 	holds "$tree" int virt/kvm/new.c
-	! holds "$tree" "changed 3" virt/kvm/kvm_main.c
+	refute holds "$tree" "changed 3" virt/kvm/kvm_main.c
 	untouched "$before"
 	grep -q "$THEIRS $(git -C "$THEIRS" rev-parse --short=12 HEAD)-dirty" "$REPORT/summary.md"
 }
@@ -53,7 +53,7 @@ state() {
 	sed -i 's/^line 34$/edited/' "$THEIRS/virt/kvm/kvm_main.c"
 	run "$RUN" --tree "$THEIRS" --base HEAD --lane svm-tdp --test one
 	[[ $status == 0 && $(built | wc -l) == 2 ]] || { echo "$output"; false; }
-	! holds "$(built | head -n 1)" edited virt/kvm/kvm_main.c
+	refute holds "$(built | head -n 1)" edited virt/kvm/kvm_main.c
 	holds "$(built | tail -n 1)" edited virt/kvm/kvm_main.c
 	grep -q "base $THEIRS" "$REPORT/summary.md"
 	[[ $(cut -f2 "$REPORT/results.tsv" | paste -sd' ') == "base stack" ]]
@@ -88,11 +88,11 @@ state() {
 	holds "$stack" "changed 3" virt/kvm/kvm_main.c
 	holds "$stack" "theirs, too" virt/kvm/kvm_main.c
 	holds "$stack" "changed 23" virt/kvm/kvm_main.c
-	! holds "$(built | head -n 1)" "changed 3" virt/kvm/kvm_main.c
+	refute holds "$(built | head -n 1)" "changed 3" virt/kvm/kvm_main.c
 	untouched "$before"
 	grep -q "the stack on $THEIRS" "$REPORT/summary.md"
-	run "$RUN" --onto "$THEIRS" --topic two --lane svm-tdp --test one
-	fails_with 2 "series has no topic of two; there are: one"
+	run "$RUN" --onto "$THEIRS" --topic 't*' --lane svm-tdp --test one
+	fails_with 2 "series has no topic of t*; there are: one"
 }
 
 @test "a tree that is none, and options that don't go together" {

@@ -153,7 +153,7 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 	run "$RUN" --kernel stack --lane svm-tdp --test fake
 	[[ $status == 1 && $(outcome two-more) == splat && $(outcome more-two) == passed ]] || { echo "$output"; false; }
 	grep -c '^test ' "$FAKE/plan.2" | grep -qx 5
-	! grep -q 'more-two\|two-more' "$FAKE/plan.2"
+	refute grep -q 'more-two\|two-more' "$FAKE/plan.2"
 }
 
 @test "known: in the recorded words only, never a time-out, and the test's own words stay" {
@@ -194,7 +194,7 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 	run "$RUN" --kernel stack --test fake
 	[[ $status == 0 ]] || { echo "$output"; false; }
 	[[ $(cut -f1 "$REPORT/results.tsv" | sort -u | paste -sd' ') == "svm-shadow svm-tdp svm-tdp-shadow" ]]
-	! grep -q arm64 "$FAKE/built"
+	refute grep -q arm64 "$FAKE/built"
 }
 
 @test "the report names what was tested: the series, or what else is in build/linux" {
@@ -286,7 +286,7 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 @test "nothing of the user's environment gets into the kernel's command line" {
 	CMDLINE=frobnicate run "$RUN" "${ONE[@]}"
 	[[ $status == 0 ]] || { echo "$output"; false; }
-	! grep -q frobnicate "$FAKE/cmdline"
+	refute grep -q frobnicate "$FAKE/cmdline"
 }
 
 @test "--report: nothing is deleted that is no report" {

@@ -88,10 +88,10 @@ user_tree_name() {
 		"$([[ ${2-} || -z $(GIT_OPTIONAL_LOCKS=0 git -C "$1" status --porcelain | head -n 1) ]] || echo -dirty)"
 }
 
-# stack_on TREE TOPICS: the tree object of the series, or of its TOPICS, on TREE, merged 3-way where
+# stack_on TREE TOPICS: the tree object of the series, or of its TOPICS (names, patterns), on TREE, merged 3-way where
 # it takes that. What conflicts is left out. Tells, on stderr, how each patch fares.
 stack_on() {
-	local topics=" ${2//,/ } " index before line topic='' file state taken=0 count=0
+	local index before line topic='' file state taken=0 count=0
 
 	index=$(mktemp "$BUILD/onto.XXXXXX")
 	in_index() {
@@ -100,7 +100,8 @@ stack_on() {
 	in_index read-tree "$1"
 	while IFS= read -r line; do
 		[[ $line != "# topic: "* ]] || { line=${line#\# topic: }; topic=${line%% *}; }
-		[[ $line == *.patch && ($topics == "  " || $topics == *" $topic "*) ]] || continue
+		[[ $line == *.patch ]] || continue
+		[[ -z $2 ]] || matches "$topic" "$2" || continue
 		file=$ROOT/patches/$line
 		before=$(in_index write-tree)
 		count=$((count + 1))

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # scripts/stack apply [--tree DIR] [--topic T[,T]] [--upto N] - the patches, as commits
 #
-# git am of series (of these topics only; of its first N patches only) onto the base in
+# git am of series (of these topics, or patterns, only; of its first N patches only) onto the base in
 # build/linux, on branch "stack", without fuzz. A branch topic/NAME marks the last patch of each
 # topic. Goes on where an earlier apply ended; if series has changed since, and nothing but an
 # earlier series is there, begins anew. Stops at a patch that fails and says which patch, which

@@ -15,7 +15,7 @@ touches() {
 	local where="arch/${1%%-*}"
 
 	[[ $1 == *-* ]] || where+="|virt|include|mm"
-	git apply --numstat "$2" | cut -f3 | grep -qE "^($where)/"
+	git apply --numstat "$2" | cut -f3 | grep -E "^($where)/" >/dev/null
 }
 
 # each_patch LIST FUNCTION: FUNCTION PATCH COMMIT for all patches of LIST.

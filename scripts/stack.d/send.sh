@@ -73,11 +73,12 @@ commits_of_topic() {
 
 # stands_after DIR BASE TOPIC: what the cover letter says of the topics that TOPIC needs.
 stands_after() {
-	local t
+	local t list=''
 
 	for t in $(needed_topics "$1" "$2" "$3"); do
-		printf '"%s"\n' "$(cover_of "$t" | head -n 1)"
-	done | paste -sd, | sed 's/,/, /g; s/^/Applies after: /'
+		list+="${list:+, }\"$(cover_of "$t" | sed -n 1p)\""
+	done
+	[[ -z $list ]] || echo "Applies after: $list"
 }
 
 verb_send() {
@@ -106,6 +107,7 @@ verb_send() {
 	base=$(base_ref "$dir") || die $E_USAGE "$dir has no recorded base: scripts/stack base --tree $dir, then apply --tree"
 	read_series
 	select_patches "$topic" '' >/dev/null
+	[[ ${STATUS_OF[$topic]+set} ]] || die $E_USAGE "send takes one topic, not a pattern of '$topic'"
 
 	commits=$(commits_of_topic "$dir" "$base" "$topic")
 	mapfile -t commits <<<"$commits"
