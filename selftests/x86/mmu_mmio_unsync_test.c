@@ -13,6 +13,7 @@
 
 #include <linux/sizes.h>
 
+#include "guest_pde.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -43,18 +44,6 @@ static void guest_code(void)
 	invlpg(DATA_GVA);
 	GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)DATA_GVA), 2);
 	GUEST_DONE();
-}
-
-/* Where @gva's page directory points to a page table. */
-static u64 *get_pde(struct kvm_vm *vm, gva_t gva)
-{
-	u64 *table = addr_gpa2hva(vm, vm->mmu.pgd);
-	int level;
-
-	for (level = vm->mmu.pgtable_levels; level > PG_LEVEL_2M; level--)
-		table = addr_gpa2hva(vm, table[(gva >> PG_LEVEL_SHIFT(level)) & 0x1ff] &
-				     PHYSICAL_PAGE_MASK);
-	return &table[(gva >> PG_LEVEL_SHIFT(PG_LEVEL_2M)) & 0x1ff];
 }
 
 static void run_until_ucall(struct kvm_vcpu *vcpu, u64 cmd)

@@ -24,6 +24,7 @@
 #include "kvm_util.h"
 #include "page_idle.h"
 #include "processor.h"
+#include "real_time.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -90,19 +91,6 @@ static void *age(void *arg)
 	return NULL;
 }
 
-/* False without the privilege to have a thread of real-time priority. */
-static bool start_real_time(pthread_t *thread)
-{
-	struct sched_param param = { .sched_priority = 1 };
-	pthread_attr_t attr;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
-	pthread_attr_setschedparam(&attr, &param);
-	return !pthread_create(thread, &attr, age, NULL);
-}
-
 int main(void)
 {
 	u64 pfns[NR_PAGES], alias;
@@ -125,7 +113,7 @@ int main(void)
 	stop = addr_gva2hva(vm, (gva_t)&guest_stop);
 
 	kvm_pthread_create(&vcpu_thread, NULL, run_vcpu, vcpu);
-	started = start_real_time(&age_thread);
+	started = start_real_time(&age_thread, age, NULL);
 	if (started)
 		kvm_pthread_join(age_thread, NULL);
 	WRITE_ONCE(*stop, true);

@@ -22,6 +22,7 @@
 
 #include <linux/sizes.h>
 
+#include "guest_pde.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -121,18 +122,6 @@ static void *run_linker(void *vcpu)
 		REPORT_GUEST_ASSERT(uc);
 	TEST_ASSERT_EQ(uc.cmd, UCALL_DONE);
 	return NULL;
-}
-
-/* The level-2 entry for @gva; the library walks to level 1 only. */
-static u64 *get_pde(struct kvm_vm *vm, gva_t gva)
-{
-	u64 *table = addr_gpa2hva(vm, vm->mmu.pgd);
-	int level;
-
-	for (level = vm->mmu.pgtable_levels; level > PG_LEVEL_2M; level--)
-		table = addr_gpa2hva(vm, table[(gva >> PG_LEVEL_SHIFT(level)) & 0x1ff] &
-				     PHYSICAL_PAGE_MASK);
-	return &table[(gva >> PG_LEVEL_SHIFT(PG_LEVEL_2M)) & 0x1ff];
 }
 
 static void run_test(bool cr3)

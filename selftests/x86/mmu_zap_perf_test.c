@@ -34,7 +34,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +46,7 @@
 #include "lock_stat.h"
 #include "pin_util.h"
 #include "processor.h"
+#include "real_time.h"
 #include "shadow_pages.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -126,18 +126,6 @@ struct zap {
 	bool frees_vm;
 };
 
-static bool start_real_time(pthread_t *thread, s64 *worst)
-{
-	struct sched_param param = { .sched_priority = 1 };
-	pthread_attr_t attr;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
-	pthread_attr_setschedparam(&attr, &param);
-	return !pthread_create(thread, &attr, be_on_time, worst);
-}
-
 /* Returns how long it takes. */
 static s64 measure_late(const struct zap *zap)
 {
@@ -151,7 +139,7 @@ static s64 measure_late(const struct zap *zap)
 		zap->prepare(&s);
 
 	stop = false;
-	real_time = start_real_time(&thread, &worst);
+	real_time = start_real_time(&thread, be_on_time, &worst);
 	usleep(10000);
 	start = now_ns();
 	zap->run(&s);
