@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * migrate [-n MIGRATIONS] [-p PAGES] [-w WRITES] [-r] - live migration of a guest
+ * migrate [-n MIGRATIONS] [-p PAGES] [-w WRITES] [-r] [-2] - live migration of a guest
  * that writes to its memory, from one QEMU to another one, and to the next
  *
  *	-n	migrations (default 4), precopy, through a FIFO
  *	-p	4K pages that the guest writes to (default 16384)
  *	-w	of them, per second, at random (default 8192)
  *	-r	KVM logs writes in its dirty rings, not in bitmaps
+ *	-2	it has nested guests, which write
  *
  * Runs in a lane that has a VMM ("vmm=" in ci/lanes): QEMU and its libraries, a
  * kernel as /guest/kernel, and migrate_guest as /guest/initramfs.
@@ -55,6 +56,7 @@ struct progress {
 static unsigned long nr_pages = 16384;
 static unsigned long write_rate = 8192;
 static bool dirty_ring;
+static bool nested;
 
 static void __attribute__((noreturn, format(printf, 2, 3))) fail(int code, const char *fmt, ...)
 {
@@ -215,14 +217,14 @@ static void start(struct vmm *v, int nr, bool incoming)
 	char append[128], serial[64], monitor[64], uri[64], in[64], out[64];
 	const char *argv[] = {
 		VMM, "-accel", dirty_ring ? "kvm,dirty-ring-size=4096" : "kvm",
-		"-machine", "q35", "-cpu", "qemu64,-svm", "-smp", "2", "-m", "256",
+		"-machine", "q35", "-cpu", nested ? "qemu64,+svm,+npt" : "qemu64,-svm", "-smp", "2", "-m", "256",
 		"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
 		"-kernel", "/guest/kernel", "-initrd", "/guest/initramfs", "-append", append,
 		"-serial", serial, "-qmp", monitor, incoming ? "-incoming" : NULL, uri, NULL
 	};
 
-	snprintf(append, sizeof(append), "console=ttyS0 panic=-1 pages=%lu rate=%lu",
-		 nr_pages, write_rate);
+	snprintf(append, sizeof(append), "console=ttyS0 panic=-1 pages=%lu rate=%lu%s",
+		 nr_pages, write_rate, nested ? " nested=1" : "");
 	snprintf(serial, sizeof(serial), "file:serial.%d", nr);
 	snprintf(monitor, sizeof(monitor), "pipe:qmp.%d", nr);
 	snprintf(in, sizeof(in), "qmp.%d.in", nr);
@@ -289,7 +291,7 @@ int main(int argc, char **argv)
 	struct vmm vmms[2] = { };
 	int opt, i, nr = 4;
 
-	while ((opt = getopt(argc, argv, "n:p:w:r")) != -1) {
+	while ((opt = getopt(argc, argv, "n:p:w:r2")) != -1) {
 		switch (opt) {
 		case 'n':
 			nr = atoi(optarg);
@@ -302,6 +304,9 @@ int main(int argc, char **argv)
 			break;
 		case 'r':
 			dirty_ring = true;
+			break;
+		case '2':
+			nested = true;
 			break;
 		default:
 			return 2;
