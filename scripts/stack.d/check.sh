@@ -3,7 +3,7 @@
 #
 # series and patches/ name the same files, and COVER-LETTER.md has a section for each topic; the
 # stack applies, export gives the same bytes, selftests are in sync; checkpatch (less
-# scripts/waivers), codespell (less scripts/spelling), rules for changelogs.
+# scripts/waivers), codespell (less scripts/spelling), rules for changelogs; no SPTE is read plainly.
 
 FAULTS=0
 PASSES=0
@@ -179,6 +179,25 @@ check_round_trip() {
 	rm -rf "$tmp"
 }
 
+# plain_reads COMMIT: lines that read an SPTE of the shadow MMU without READ_ONCE(), although dirty logging and
+# aging change SPTEs outside of mmu_lock. kvm_mmu_check_sptes_at_free() may: nobody else has the page any more.
+plain_reads() {
+	{ git -C "$LINUX" grep -nE '(^|[^A-Za-z0-9_>.])\*\(?(_sptep_|sptep|spte|huge_sptep|parent_pte|it\.sptep|(it|iterator|iter)->sptep)\)?([^A-Za-z0-9_]|$)|->spt\[' \
+		"$1" -- arch/x86/kvm/mmu/{mmu.c,paging_tmpl.h,mmutrace.h,mmu_internal.h} |
+		grep -vE '(READ|WRITE)_ONCE\(|u64 \*|, \*spte;|&(huge_)?sp->spt\[|:[0-9]+:[[:space:]]*\*? ?\*|/\*.*\*/|is_shadow_present_pte\(sp->spt\[i\]\)\)\)' |
+		cut -d: -f2- || true; }
+}
+
+check_sptes() {
+	local faults
+
+	# The base has such lines: what doesn't find them finds nothing.
+	git -C "$LINUX" cat-file -e base:arch/x86/kvm/mmu/mmu.c 2>/dev/null || return 0
+	mapfile -t faults < <(plain_reads base | grep . >/dev/null || echo "finds nothing in the base")
+	mapfile -t -O ${#faults[@]} faults < <(plain_reads HEAD)
+	verdict "the shadow MMU's SPTEs are read by READ_ONCE()" ${faults[@]+"${faults[@]}"}
+}
+
 verb_check() {
 	(($#)) && die $E_USAGE "check takes no options"
 	need_packages git perl codespell /usr/lib/python3/dist-packages/ply /usr/lib/python3/dist-packages/git
@@ -187,6 +206,7 @@ verb_check() {
 	check_files
 	((${#PATCHES[@]})) && check_each_patch
 	check_round_trip
+	check_sptes
 	printf '%d passed, %d failed, 0 skipped\n' "$PASSES" "$FAULTS"
 	((FAULTS == 0)) || exit $E_STACK
 }

@@ -40,7 +40,7 @@
 
 #define VMM		"/usr/bin/qemu-system-x86_64"
 /* The guest boots, or sweeps its memory twice; a migration ends.  Emulated. */
-#define PATIENCE_MS	120000
+#define PATIENCE_MS	300000
 
 struct vmm {
 	pid_t pid;
