@@ -488,6 +488,8 @@ Assisted-by: LLM"
 	fails_with 2 "-o DIR"
 	run "$STACK" send three -o "$BATS_TEST_TMPDIR/out" --dry-run
 	fails_with 2 "no topic 'three'"
+	run "$STACK" send 't*' -o "$BATS_TEST_TMPDIR/out" --dry-run
+	fails_with 2 "send takes one topic, not a pattern of 't*'"
 	mkdir "$BATS_TEST_TMPDIR/full" && touch "$BATS_TEST_TMPDIR/full/file"
 	run "$STACK" send two -o "$BATS_TEST_TMPDIR/full" --dry-run
 	fails_with 2 "is not empty"
@@ -610,8 +612,12 @@ Assisted-by: LLM"
 	refute grep -q '^Applies after' "$BATS_TEST_TMPDIR/one/0000-cover-letter.patch"
 	git -C "$tree" reset -q --hard stack-base
 	"$STACK" apply --tree "$tree" --topic one,two
+	# A letter longer than what a pipe holds, whose subject has a comma.
+	sed -i "s/^KVM: One\$/KVM: One, and more/" "$PROJECT/COVER-LETTER.md"
+	seq -f '- line %g of a letter that is longer than a pipe' 4000 |
+		sed -i '/^KVM: One, and more$/r /dev/stdin' "$PROJECT/COVER-LETTER.md"
 	"$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
-	grep -qx 'Applies after: "KVM: One"' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch"
+	grep -qx 'Applies after: "KVM: One, and more"' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch"
 	[[ $(grep -c '^prerequisite-patch-id: ' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch") == 1 ]]
 }
 

@@ -18,8 +18,7 @@ match_lanes() {
 		[[ $word == *[*?[]* ]] || { echo "$word"; continue; }
 		found=
 		while read -r lane; do
-			# shellcheck disable=SC2053 # a pattern is meant
-			[[ $lane != $word ]] || { echo "$lane"; found=1; }
+			! matches "$lane" "$word" || { echo "$lane"; found=1; }
 		done < <(lane_names)
 		[[ $found ]] || die $E_USAGE "no lane matches '$word'; there are: $(lane_names | paste -sd' ')"
 	done | awk '!seen[$0]++' | paste -sd' '
@@ -186,8 +185,7 @@ select_tests() {
 		fi
 		if [[ $w == *[*?[]* ]]; then
 			while read -r s line; do
-				# shellcheck disable=SC2053 # a pattern is meant
-				[[ ${line%% *} == $w ]] || continue
+				matches "${line%% *}" "$w" || continue
 				found=1
 				! fits "$s" || printf '%s %s\n' "$s" "$line"
 			done < <(for s in $(set_names); do tests_of "$s" | sed "s/^/$s /"; done | awk '!seen[$2]++')
