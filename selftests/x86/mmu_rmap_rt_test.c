@@ -3,9 +3,9 @@
  * Verify that aging doesn't hang if it preempts a vCPU on its CPU, wherever that is.
  *
  * With PREEMPT_RT, a vCPU that handles a page fault can be preempted while it has an rmap
- * locked.  A thread of real-time priority on the same CPU marks pages as idle, and reads the
- * dirty log, at random times, which looks for the pages' SPTEs, in their rmaps, and must not
- * spin on a lock that only the vCPU can release.
+ * locked.  A thread of real-time priority on the same CPU marks pages as idle, at random
+ * times, which looks for the Accessed bits of their SPTEs, in their rmaps, and must not spin on
+ * a lock that only the vCPU can release.
  *
  * With shadow paging, as the guest has each page mapped many times: an rmap is locked to
  * add an SPTE to it only if it isn't empty.  On other kernels, there is nothing to find.
@@ -35,7 +35,6 @@
 #define NR_ALIASES	8
 #define NR_ROUNDS	2000
 
-static struct kvm_vm *vm;
 static void *test_mem;
 static bool guest_stop;
 static bool *stop;
@@ -70,7 +69,6 @@ static void *age(void *arg)
 	struct kvm_random_state rng = new_kvm_random_state(1);
 	int fd = open_page_idle(), round;
 	struct timespec ts = {};
-	unsigned long bitmap;
 	u64 pfns[NR_PAGES], page;
 
 	pin_self_to_cpu(test_cpu);
@@ -82,11 +80,6 @@ static void *age(void *arg)
 
 		ts.tv_nsec = kvm_random_u32(&rng) % 1000000;
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
-
-		if (round & 1) {
-			kvm_vm_get_dirty_log(vm, TEST_SLOT, &bitmap);
-			continue;
-		}
 
 		if (!__look_up_pfns(test_mem, PAGE_SIZE, NR_PAGES, pfns))
 			continue;
@@ -103,6 +96,7 @@ int main(void)
 	u64 pfns[NR_PAGES], alias;
 	pthread_t vcpu_thread, age_thread;
 	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
 	bool started;
 
 	TEST_REQUIRE(!kvm_is_tdp_enabled());
@@ -110,8 +104,7 @@ int main(void)
 	test_cpu = sched_getcpu();
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES,
-				    KVM_MEM_LOG_DIRTY_PAGES);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, NR_PAGES, 0);
 	test_mem = addr_gpa2hva(vm, TEST_GPA);
 	memset(test_mem, 1, NR_PAGES * PAGE_SIZE);
 	for (alias = 0; alias < NR_ALIASES; alias++)
