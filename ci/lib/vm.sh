@@ -209,6 +209,7 @@ make_initramfs() {
 		ln -sf busybox "$root/bin/$p"
 	done
 	for p; do
+		[[ $p != kselftest ]] || cp -r "$bin/kselftest" "$root/"
 		if [[ $p == /* || -f $ROOT/ci/guest/programs/$p ]]; then
 			cp "$(cd "$ROOT/ci/guest/programs" && realpath "$p")" "$root/tests/"
 		elif [[ -f $ROOT/ci/guest/programs/$p.c ]]; then
