@@ -6,21 +6,34 @@
  * Another one, the changer, re-points the PTE to a second page and executes INVLPG,
  * whereupon KVM drops the SPTE.  The writer, which wasn't told, may go on to write the
  * first page by means of its TLB, with no SPTE left to tell.  Then
+ *  - the host punches a hole into a guest_memfd, where the page is;
  *  - the host unmaps the page;
  *  - the host reads the memslot's dirty log;
  *  - the host deletes the memslot, with and without KVM_X86_QUIRK_SLOT_ZAP_ALL;
  *  - the page, a page table, is synchronized, i.e. KVM is to learn of writes to it.
  * Verify that the writer has ceased to write the page once that is done, and that KVM
  * requested a flush for that.  The host looks at the page by means of another mapping,
- * which has nothing to do with the VM.
+ * which has nothing to do with the VM.  A page of a guest_memfd is freed, and has no other
+ * mapping, lest the host flush TLBs because of it: the writer reads that one, and says
+ * what it finds.
  *
- * What can't be tested: zapping a range of gfns for other reasons (APICv, memory types).
+ * Verify also that the writer's own INVLPG flushes all of its TLB if a flush was deferred,
+ * even if its page tables are others, none of which is out of sync; that the next one
+ * doesn't, as nothing was deferred in between; and that nobody is asked to flush if the
+ * host unmaps the page after that.
+ *
+ * What isn't tested: zapping a range of gfns for other reasons.  APICv has KVM zap a page,
+ * but with shadow paging only on VMX (without EPT), as SVM wants NPT for it.  VFIO has it
+ * zap everything, which finds SPTEs for as long as a vCPU runs.
+ *
  * How often the writer really did write the page in between, i.e. was still going to be
  * stopped, is reported: without that, there was nothing to be late with.  On an
  * emulated machine, it's stopped by any exit: the host's own flush of its TLBs when it
- * unmaps the page, and its waiting for
- * readers when it deletes the memslot.  Only KVM's requests tell in these cases.
+ * unmaps the page, and its waiting for readers when it deletes the memslot.  Only KVM's
+ * requests tell in these cases.
  */
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,6 +62,8 @@
 #define NR_ROUNDS	100
 /* The host may unmap a page, or have TLBs flushed, for reasons of its own. */
 #define MAX_NOISE	(NR_ROUNDS / 10)
+/* What the second page has, where nobody writes it. */
+#define SECOND_VALUE	0x5ec0ad
 
 enum command {
 	MAP_FIRST,
@@ -70,6 +85,10 @@ static u64 command;
 static u64 flushes;
 static u64 flushes_done;
 static u64 stop_writer;
+
+/* From a writer that reads: what it has read, and how often. */
+static u64 seen;
+static u64 nr_reads;
 
 /* The second word: the first one is the PTE of OTHER_GVA if the page is a page table. */
 static u64 *guest_word = (u64 *)TEST_GVA + 1;
@@ -105,6 +124,16 @@ static void changer_code(void)
 	}
 }
 
+static void flush_if_asked_to(u64 *nr)
+{
+	if (READ_ONCE(flushes) == *nr)
+		return;
+
+	++*nr;
+	invlpg(TEST_GVA);
+	WRITE_ONCE(flushes_done, *nr);
+}
+
 static void writer_code(void)
 {
 	u64 value = 0, nr = 0;
@@ -113,12 +142,19 @@ static void writer_code(void)
 		/* Never present, should it be a PTE. */
 		value += 2;
 		WRITE_ONCE(*guest_word, value);
+		flush_if_asked_to(&nr);
+	}
+	GUEST_DONE();
+}
 
-		if (READ_ONCE(flushes) != nr) {
-			nr++;
-			invlpg(TEST_GVA);
-			WRITE_ONCE(flushes_done, nr);
-		}
+static void reader_code(void)
+{
+	u64 reads = 0, nr = 0;
+
+	while (!READ_ONCE(stop_writer)) {
+		WRITE_ONCE(seen, READ_ONCE(*guest_word));
+		WRITE_ONCE(nr_reads, ++reads);
+		flush_if_asked_to(&nr);
 	}
 	GUEST_DONE();
 }
@@ -173,7 +209,31 @@ struct test_case {
 	bool no_quirk;
 	/* It's not by a request to flush TLBs that vCPUs do. */
 	bool no_request;
+	/* The page is in a guest_memfd, and the writer reads it. */
+	bool guest_memfd;
+	/* The writer has a copy of the page tables. */
+	bool copy_tables;
 };
+
+struct test_vm {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *changer, *writer;
+	pthread_t thread;
+	/* In the first page, and in the second one. */
+	u64 *word, *second_word;
+	void *page, *alias;
+	bool reads;
+	int fd;
+};
+
+/* The guest_memfd of the VM that is being tested. */
+static int gmem;
+
+static void punch_hole(struct kvm_vcpu *changer, void *page)
+{
+	TEST_ASSERT(!fallocate(gmem, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE_SIZE),
+		    "Can't punch a hole");
+}
 
 static void unmap_page(struct kvm_vcpu *changer, void *page)
 {
@@ -203,37 +263,80 @@ static void sync_page_table(struct kvm_vcpu *changer, void *page)
 	change(changer, SYNC);
 }
 
-static void run_test(const struct test_case *t, bool defer)
+/* Has the writer read something else than what the second page has? */
+static bool is_read(struct kvm_vm *vm)
 {
-	u64 deferred = 0, invlpg_requests = 0, requests, late = 0, stale = 0, forgotten = 0;
-	struct kvm_vcpu *changer, *writer;
-	pthread_t thread;
-	u64 *word;
-	struct kvm_vm *vm;
-	void *page, *alias;
+	u64 nr = READ_ONCE(*shared(vm, nr_reads));
+
+	/* The first of them may have begun before. */
+	while (READ_ONCE(*shared(vm, nr_reads)) < nr + 2)
+		cpu_relax();
+	return READ_ONCE(*shared(vm, seen)) != SECOND_VALUE;
+}
+
+static bool is_used(struct test_vm *t)
+{
+	return t->reads ? is_read(t->vm) : is_written(t->word, 1000);
+}
+
+static gpa_t copy_table(struct kvm_vm *vm, gpa_t gpa, int level)
+{
+	gpa_t copy = vm_alloc_page_table(vm);
+	u64 *from = addr_gpa2hva(vm, gpa), *to = addr_gpa2hva(vm, copy);
+	size_t i;
+
+	for (i = 0; i < PAGE_SIZE / sizeof(*from); i++) {
+		to[i] = from[i];
+		if (level > 1 && is_present_pte(&vm->mmu, &from[i]))
+			to[i] = (from[i] & ~PHYSICAL_PAGE_MASK) |
+				copy_table(vm, from[i] & PHYSICAL_PAGE_MASK, level - 1);
+	}
+	return copy;
+}
+
+static bool has_guest_memfd(struct kvm_vm *vm)
+{
+	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+
+	return (vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags) == flags;
+}
+
+static void create_vm(struct test_vm *v, const struct test_case *t)
+{
 	gpa_t gpa = GPA_X;
 	u64 *pte, *table;
-	int fd, i;
+	struct kvm_vm *vm;
 
-	vm = __vm_create(VM_SHAPE_DEFAULT, 2, 0);
+	v->vm = vm = __vm_create(VM_SHAPE_DEFAULT, 2, 0);
 	if (t->no_quirk)
 		vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
-	changer = vm_vcpu_add(vm, 0, changer_code);
-	writer = vm_vcpu_add(vm, 1, writer_code);
+	v->reads = t->guest_memfd;
+	v->changer = vm_vcpu_add(vm, 0, changer_code);
+	v->writer = vm_vcpu_add(vm, 1, v->reads ? reader_code : writer_code);
 	kvm_arch_vm_finalize_vcpus(vm);
 
-	fd = kvm_memfd_alloc(PAGE_SIZE, false);
-	page = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	alias = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	create_memslot(changer, page);
+	v->fd = kvm_memfd_alloc(PAGE_SIZE, false);
+	v->page = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd);
+	v->alias = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd);
+	if (t->guest_memfd) {
+		gmem = vm_create_guest_memfd(vm, PAGE_SIZE, GUEST_MEMFD_FLAG_MMAP |
+					     GUEST_MEMFD_FLAG_INIT_SHARED);
+		vm_set_user_memory_region2(vm, SLOT_X, KVM_MEM_GUEST_MEMFD, GPA_X, PAGE_SIZE,
+					   v->page, gmem, 0);
+	} else {
+		create_memslot(v->changer, v->page);
+	}
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, GPA_Y, SLOT_Y, 1, 0);
+	v->second_word = (u64 *)addr_gpa2hva(vm, GPA_Y) + 1;
+	*v->second_word = SECOND_VALUE;
 
+	v->word = (u64 *)v->alias + 1;
 	virt_map(vm, OTHER_GVA, GPA_Y, 1);
 	if (t->page_table) {
-		alias = (void *)align_down((unsigned long)vm_get_pte(vm, OTHER_GVA), PAGE_SIZE);
-		gpa = addr_hva2gpa(vm, alias);
+		table = (void *)align_down((unsigned long)vm_get_pte(vm, OTHER_GVA), PAGE_SIZE);
+		gpa = addr_hva2gpa(vm, table);
+		v->word = table + 1;
 	}
-	word = (u64 *)alias + 1;
 
 	virt_map(vm, TEST_GVA, gpa, 1);
 	pte = vm_get_pte(vm, TEST_GVA);
@@ -251,30 +354,77 @@ static void run_test(const struct test_case *t, bool defer)
 	sync_global_to_guest(vm, second_pte);
 	sync_global_to_guest(vm, self_pte);
 
-	kvm_pthread_create(&thread, NULL, run_writer, writer);
+	if (t->copy_tables) {
+		struct kvm_sregs sregs;
+
+		vcpu_sregs_get(v->writer, &sregs);
+		sregs.cr3 = copy_table(vm, vm->mmu.pgd, vm->mmu.pgtable_levels);
+		vcpu_sregs_set(v->writer, &sregs);
+	}
+	kvm_pthread_create(&v->thread, NULL, run_writer, v->writer);
+}
+
+static void free_vm(struct test_vm *v)
+{
+	kvm_vm_free(v->vm);
+	close(v->fd);
+	if (v->reads)
+		close(gmem);
+	munmap(v->page, PAGE_SIZE);
+	munmap(v->alias, PAGE_SIZE);
+}
+
+static void stop(struct test_vm *v)
+{
+	WRITE_ONCE(*shared(v->vm, stop_writer), 1);
+	kvm_pthread_join(v->thread, NULL);
+}
+
+static u64 nr_deferred(struct kvm_vm *vm)
+{
+	return can_set_kvm_param("defer_tlb_flush") ?
+	       vm_get_stat(vm, remote_tlb_flush_deferred) : 0;
+}
+
+/* Leaves the writer with a TLB entry for the first page. */
+static void map_first(struct test_vm *v)
+{
+	change(v->changer, MAP_FIRST);
+	flush_writer(v->vm);
+	while (!is_used(v))
+		;
+}
+
+static void run_test(const struct test_case *t, bool defer)
+{
+	u64 deferred = 0, invlpg_requests = 0, requests, late = 0, stale = 0, forgotten = 0;
+	struct test_vm v;
+	struct kvm_vm *vm;
+	int i;
+
+	create_vm(&v, t);
+	vm = v.vm;
 
 	for (i = 0; i < NR_ROUNDS; i++) {
-		change(changer, MAP_FIRST);
-		flush_writer(vm);
-		while (!is_written(word, 1000))
-			;
+		u64 before;
+
+		map_first(&v);
 
 		requests = vm_get_stat(vm, remote_tlb_flush_requests);
-		change(changer, MAP_SECOND);
+		before = nr_deferred(vm);
+		change(v.changer, MAP_SECOND);
 		invlpg_requests += vm_get_stat(vm, remote_tlb_flush_requests) - requests;
+		deferred += nr_deferred(vm) - before;
 
-		stale += is_written(word, 1000);
-		t->rely_on_flush(changer, page);
+		stale += is_used(&v);
+		t->rely_on_flush(v.changer, v.page);
 		forgotten += vm_get_stat(vm, remote_tlb_flush_requests) == requests;
-		late += is_written(word, 1000);
+		late += is_used(&v);
 		if (t->restore)
-			t->restore(changer, page);
+			t->restore(v.changer, v.page);
 	}
 
-	WRITE_ONCE(*shared(vm, stop_writer), 1);
-	kvm_pthread_join(thread, NULL);
-	if (can_set_kvm_param("defer_tlb_flush"))
-		deferred = vm_get_stat(vm, remote_tlb_flush_deferred);
+	stop(&v);
 
 	printf("case=%s defer=%d stale=%lu\n", t->name, defer, stale);
 	printf("case=%s defer=%d late=%lu\n", t->name, defer, late);
@@ -282,28 +432,103 @@ static void run_test(const struct test_case *t, bool defer)
 	printf("case=%s defer=%d forgotten=%lu\n", t->name, defer, forgotten);
 	printf("case=%s defer=%d invlpg_requests=%lu\n", t->name, defer, invlpg_requests);
 
-	TEST_ASSERT(!late, "%s: the guest wrote the page afterwards, in %lu of %d rounds",
-		    t->name, late, NR_ROUNDS);
+	TEST_ASSERT(!late, "%s: the guest %s the page afterwards, in %lu of %d rounds",
+		    t->name, v.reads ? "read" : "wrote", late, NR_ROUNDS);
 	TEST_ASSERT(t->no_request || forgotten <= MAX_NOISE,
 		    "%s: nobody requested a flush, in %lu of %d rounds", t->name, forgotten,
 		    NR_ROUNDS);
 	TEST_ASSERT(defer || (!deferred && !stale),
-		    "%s: INVLPG deferred %lu flushes, %lu times writes went on, but it shouldn't",
+		    "%s: INVLPG deferred %lu flushes, accesses went on %lu times, but shouldn't",
 		    t->name, deferred, stale);
 	TEST_ASSERT(!defer || (deferred >= NR_ROUNDS - MAX_NOISE && invlpg_requests <= MAX_NOISE),
 		    "%s: INVLPG deferred %lu flushes in %d rounds, and requested %lu", t->name,
 		    deferred, NR_ROUNDS, invlpg_requests);
 
-	kvm_vm_free(vm);
-	close(fd);
-	munmap(page, PAGE_SIZE);
-	if (!t->page_table)
-		munmap(alias, PAGE_SIZE);
+	free_vm(&v);
+}
+
+/* How often the writer's INVLPG flushes all of its TLB. */
+static u64 count_own_flushes(struct test_vm *v)
+{
+	u64 nr = vcpu_get_stat(v->writer, tlb_flush);
+
+	flush_writer(v->vm);
+	return vcpu_get_stat(v->writer, tlb_flush) - nr;
+}
+
+static void run_own_test(const struct test_case *t, bool defer)
+{
+	u64 sync_requests = 0, sync_deferred = 0, requests, deferred;
+	u64 own = 0, again = 0, asked = 0;
+	struct test_vm v;
+	int i;
+
+	create_vm(&v, t);
+
+	for (i = 0; i < NR_ROUNDS; i++) {
+		/* Loading CR3 synchronizes the page table. */
+		requests = vm_get_stat(v.vm, remote_tlb_flush_requests);
+		deferred = nr_deferred(v.vm);
+		change(v.changer, MAP_FIRST);
+		sync_requests += vm_get_stat(v.vm, remote_tlb_flush_requests) - requests;
+		sync_deferred += nr_deferred(v.vm) - deferred;
+		map_first(&v);
+
+		change(v.changer, MAP_SECOND);
+		own += !!count_own_flushes(&v);
+		again += !!count_own_flushes(&v);
+		if (t->copy_tables)
+			continue;
+
+		/* Have an SPTE that is to be dropped when the page table is synchronized. */
+		while (!is_written(v.second_word, 1000))
+			;
+
+		requests = vm_get_stat(v.vm, remote_tlb_flush_requests);
+		unmap_page(v.changer, v.page);
+		asked += vm_get_stat(v.vm, remote_tlb_flush_requests) - requests;
+	}
+
+	stop(&v);
+
+	printf("case=%s defer=%d own=%lu\n", t->name, defer, own);
+	printf("case=%s defer=%d again=%lu\n", t->name, defer, again);
+	printf("case=%s defer=%d asked=%lu\n", t->name, defer, asked);
+	printf("case=%s defer=%d sync_deferred=%lu\n", t->name, defer, sync_deferred);
+	printf("case=%s defer=%d sync_requests=%lu\n", t->name, defer, sync_requests);
+
+	if (defer) {
+		TEST_ASSERT(own >= NR_ROUNDS - MAX_NOISE,
+			    "%s: INVLPG flushed the vCPU's own TLB in %lu of %d rounds", t->name,
+			    own, NR_ROUNDS);
+		TEST_ASSERT(again <= MAX_NOISE,
+			    "%s: INVLPG flushed the vCPU's own TLB again, in %lu of %d rounds",
+			    t->name, again, NR_ROUNDS);
+		TEST_ASSERT(asked <= MAX_NOISE,
+			    "%s: a flush was requested that vCPUs had done, in %lu of %d rounds",
+			    t->name, asked, NR_ROUNDS);
+		TEST_ASSERT(t->copy_tables || sync_deferred >= NR_ROUNDS - MAX_NOISE,
+			    "%s: loading CR3 deferred %lu flushes in %d rounds, and requested %lu",
+			    t->name, sync_deferred, NR_ROUNDS, sync_requests);
+	}
+
+	free_vm(&v);
+}
+
+static void run_case(const struct test_case *t, bool defer)
+{
+	if (t->rely_on_flush)
+		run_test(t, defer);
+	else
+		run_own_test(t, defer);
 }
 
 int main(void)
 {
 	static const struct test_case cases[] = {
+		{ .name = "guest-memfd", .rely_on_flush = punch_hole, .guest_memfd = true },
+		{ .name = "own" },
+		{ .name = "own-tables", .copy_tables = true },
 		{ .name = "unmap", .rely_on_flush = unmap_page },
 		{ .name = "log", .rely_on_flush = read_dirty_log },
 		{ .name = "delete", .rely_on_flush = delete_memslot, .restore = create_memslot,
@@ -312,6 +537,8 @@ int main(void)
 		  .restore = create_memslot, .no_quirk = true },
 		{ .name = "page-table", .rely_on_flush = sync_page_table, .page_table = true },
 	};
+	struct kvm_vm *vm;
+	bool has_gmem;
 	size_t i;
 
 	stop_numa_balancing();
@@ -322,15 +549,24 @@ int main(void)
 	TEST_REQUIRE(get_allowed_cpus(&allowed_cpus) >= 2);
 	pin_self_to_nth_cpu(&allowed_cpus, 0);
 
+	vm = vm_create_barebones();
+	has_gmem = has_guest_memfd(vm);
+	kvm_vm_free(vm);
+
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (cases[i].guest_memfd && !has_gmem) {
+			print_skip("%s: a VM without private memory has no guest_memfd",
+				   cases[i].name);
+			continue;
+		}
 		if (!can_set_kvm_param("defer_tlb_flush")) {
-			run_test(&cases[i], false);
+			run_case(&cases[i], false);
 			continue;
 		}
 		set_kvm_param(false);
-		run_test(&cases[i], false);
+		run_case(&cases[i], false);
 		set_kvm_param(true);
-		run_test(&cases[i], true);
+		run_case(&cases[i], true);
 	}
 	return 0;
 }
