@@ -21,8 +21,9 @@ readonly E_STACK=1 E_USAGE=2 E_ENV=3
 
 # A command that fails where nothing was said about it is a bug of ours, and is not silent, unless
 # there is no room left to write to, which is the environment's fault. Codes from E_USAGE up come from
-# a die() in a subshell, which has said why.
+# a die() in a subshell, which has said why; what called it does not go on without its words.
 set -E
+shopt -s inherit_errexit
 trap 'oops $? "${BASH_SOURCE[0]##*/}" "$LINENO"' ERR
 
 # oops CODE FILE LINE
@@ -64,6 +65,24 @@ die() {
 	shift
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 	exit "$code"
+}
+
+# own DIR VARIABLE NAME...: refuses a folder, named by VARIABLE, that holds what is not ours, as things
+# are removed there, by names as common as src. An empty or new one is ours, and marked. One of before
+# the mark is told by holding NAMEs.
+own() {
+	local dir=$1 variable=$2 name
+	shift 2
+
+	[[ ! -e $dir/.kvm-mmu-stack ]] || return 0
+	if [[ -e $dir && $(ls -A "$dir" 2>/dev/null) ]]; then
+		for name; do
+			[[ -e $dir/$name ]] ||
+				die $E_USAGE "$variable=$dir is a folder that holds other things: name a new or an empty one"
+		done
+	fi
+	# Where it can't be made, what needs it says so.
+	{ mkdir -p "$dir" && : >"$dir/.kvm-mmu-stack"; } 2>/dev/null || true
 }
 
 # usage [FILE]: prints the comment at the head of FILE, or of the program, which is its --help.
@@ -139,6 +158,22 @@ need_disk() {
 	((free >= $1)) || die $E_ENV "$2 needs $1 MiB under $dir, $free MiB are free: make room, or set $variable"
 }
 
+# compiled FILE.c COMPILER ARG...: prints the path of the program. It is named by its source, whichever
+# checkout or commit that is of, and is there whole or not at all.
+compiled() {
+	local source=$1 program
+	shift
+
+	program=$({ cat "$source"; echo "$@"; } | sha256sum)
+	program=$BUILD/bin/$(basename "$source" .c).${program:0:12}
+	if [[ ! -x $program ]]; then
+		mkdir -p "$BUILD/bin" 2>/dev/null || die $E_ENV "cannot create $BUILD/bin: is the disk full or read-only?"
+		"$1" -O2 -Wall -Wextra -Werror -o "$program.$BASHPID" "$source" "${@:2}" || die $E_ENV "cannot build ${source#"$ROOT/"}"
+		mv "$program.$BASHPID" "$program"
+	fi
+	printf '%s\n' "$program"
+}
+
 # base_value KEY: the value of KEY in BASE.
 base_value() {
 	sed -n "s/^$1=//p" "$ROOT/BASE"
@@ -179,3 +214,6 @@ private_apt() {
 		-o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" \
 		-o APT::Sandbox::User=root -o Acquire::Retries=2 "$@"
 }
+
+[[ $BUILD == "$ROOT/build" ]] || own "$BUILD" KVM_STACK_BUILD base-version linux/.git
+[[ ! ${KVM_STACK_CACHE-} ]] || own "$CACHE" KVM_STACK_CACHE deb kernel

@@ -7,13 +7,43 @@
 unset GIT_{AUTHOR,COMMITTER}_{NAME,EMAIL}
 
 REAL=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
-REAL_BUILD=${KVM_STACK_BUILD:-$REAL/build}
+REAL_BUILD=${KVM_STACK_BUILD:-$REAL/build} REAL_CACHE=${KVM_STACK_CACHE-}
 
-# copy_project: PROJECT becomes a copy of the repository, without build/.
+# copy_project: PROJECT becomes a copy of the repository, without build/ and patches. It builds below the
+# test's directory, where programs are compiled once for all tests.
 copy_project() {
 	PROJECT=$BATS_TEST_TMPDIR/project
-	mkdir -p "$PROJECT"
-	cp -r "$REAL"/{BASE,series,patches,selftests,scripts,ci,docs,Makefile,README.md} "$PROJECT/"
+	mkdir -p "$PROJECT/patches"
+	cp -r "$REAL"/{BASE,series,selftests,scripts,ci,docs,Makefile,README.md} "$PROJECT/"
+	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
+	mkdir -p "$KVM_STACK_BUILD" "$KVM_STACK_CACHE" "$BATS_SUITE_TMPDIR/bin"
+	touch "$KVM_STACK_BUILD/.kvm-mmu-stack" "$KVM_STACK_CACHE/.kvm-mmu-stack"
+	ln -s "$BATS_SUITE_TMPDIR/bin" "$KVM_STACK_BUILD/bin"
+}
+
+# whole_project: the same, with the patches, and builds where the repository does.
+whole_project() {
+	copy_project
+	cp "$REAL"/patches/*.patch "$PROJECT/patches/"
+	export KVM_STACK_BUILD=$REAL_BUILD KVM_STACK_CACHE=$REAL_CACHE
+}
+
+# once NAME FUNCTION: what FUNCTION makes of build/linux and the project's patches: made by the first test
+# that wants it, and copied by all others.
+once() {
+	local kept=$BATS_SUITE_TMPDIR/$1
+
+	if [[ -d $kept ]]; then
+		rm -rf "$KVM_STACK_BUILD/linux" "$PROJECT"/{patches,selftests}
+		cp -a "$kept/build/." "$KVM_STACK_BUILD/"
+		cp -a "$kept"/{patches,selftests,series} "$PROJECT/"
+		return
+	fi
+	"$2"
+	mkdir -p "$kept.$$/build"
+	cp -a "$KVM_STACK_BUILD"/{linux,base-version} "$kept.$$/build/"
+	cp -a "$PROJECT"/{patches,selftests,series} "$kept.$$/"
+	mv -T "$kept.$$" "$kept" 2>/dev/null || rm -rf "$kept.$$"
 }
 
 # mini_kernel DIR: just enough of a kernel tree for scripts/stack, not under git.
@@ -35,27 +65,29 @@ commit_all() {
 # small_base: LINUX becomes a tree of a few files, with a base and nothing on top; the project's patches go.
 small_base() {
 	LINUX=$KVM_STACK_BUILD/linux
-	mkdir -p "$KVM_STACK_BUILD"
 	mini_kernel "$LINUX"
 	git -C "$LINUX" init -q -b stack
 	commit_all "$LINUX" base
 	git -C "$LINUX" tag base
 	echo 1 >"$KVM_STACK_BUILD/base-version"
-	rm -f "$PROJECT"/patches/*.patch
 	find "$PROJECT/selftests" -name "*.[ch]" -delete
+	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
 }
 
 # small_stack: STACK is scripts/stack of a copy of the repository, LINUX its tree: a base, and nothing else.
 small_stack() {
 	copy_project
-	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
 	STACK=$PROJECT/scripts/stack
-	small_base
-	printf '# head of the file\n\n# topic: one — ready\n' >"$PROJECT/series"
+	LINUX=$KVM_STACK_BUILD/linux
+	once small-base small_base
 }
 
 # three_patches: commits them and exports.
 three_patches() {
+	once three-patches make_three_patches
+}
+
+make_three_patches() {
 	sed -i 's/^line 3$/line three/' "$LINUX/virt/kvm/kvm_main.c"
 	commit_all "$LINUX" "KVM: First change"
 	git -C "$LINUX" branch topic/one
@@ -91,6 +123,14 @@ walk() {
 	(cd "$PROJECT" && KVM_STACK_REPORT=$BATS_TEST_TMPDIR/report bash -e "$BATS_TEST_TMPDIR/walk")
 }
 
+# no_network [WORDS]: apt-get says so, at once.
+no_network() {
+	mkdir -p "$BATS_TEST_TMPDIR/bin"
+	printf '#!/bin/sh\necho "%s"\nexit 100\n' "${1-W: Failed to fetch http://localhost:9/ Could not connect}" >"$BATS_TEST_TMPDIR/bin/apt-get"
+	chmod +x "$BATS_TEST_TMPDIR/bin/apt-get"
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH
+}
+
 # refute COMMAND...: fails if it succeeds. "! COMMAND" fails no test unless it comes last.
 refute() {
 	! "$@"
@@ -112,32 +152,36 @@ fake_bed() {
 	REPORT=$BATS_TEST_TMPDIR/report
 	IMAGE=$BATS_TEST_TMPDIR/bzImage
 	PROGRAM=$BATS_TEST_TMPDIR/program
-	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
 	export FAKE=$BATS_TEST_TMPDIR/fake KVM_CI_DEVICE=/dev/null/none
 	PATH=$BATS_TEST_DIRNAME/fake:$PATH
-	mkdir -p "$FAKE" "$KVM_STACK_BUILD/bin"
-	# Compiled once a file.
-	if [[ ! -e $BATS_FILE_TMPDIR/program ]]; then
-		gcc -static -o "$BATS_FILE_TMPDIR/program" -x c - <<<'int main(void) { return 0; }'
-		gcc -static -o "$BATS_FILE_TMPDIR/init" "$REAL/ci/guest/init.c"
+	mkdir -p "$FAKE"
+	if [[ ! -e $BATS_SUITE_TMPDIR/program ]]; then
+		gcc -static -o "$PROGRAM" -x c - <<<'int main(void) { return 0; }'
+		cp "$PROGRAM" "$BATS_SUITE_TMPDIR/program.$$"
+		mv "$BATS_SUITE_TMPDIR/program.$$" "$BATS_SUITE_TMPDIR/program"
 	fi
-	cp "$BATS_FILE_TMPDIR/program" "$PROGRAM"
-	cp "$BATS_FILE_TMPDIR/init" "$KVM_STACK_BUILD/bin/init.x86_64"
+	cp "$BATS_SUITE_TMPDIR/program" "$PROGRAM"
 	head -c 4096 /dev/zero >"$IMAGE"
 	printf HdrS | dd of="$IMAGE" bs=1 seek=514 conv=notrunc status=none
 }
 
-# fake_trees [BUILT...]: for the runs of a bed that build: a base, a stack of three patches, and stubs for
-# ci/kernel, whose kernels are IMAGE, and ci/selftests, whose programs are PROGRAM.
-fake_trees() {
+make_fake_trees() {
+	local n
+
 	small_base
-	printf '# topic: one — ready\n' >"$PROJECT/series"
 	for n in 3 13 23; do
 		sed -i "s/^line $n$/changed $n/" "$LINUX/virt/kvm/kvm_main.c"
 		commit_all "$LINUX" "KVM: Change line $n"
 	done
 	git -C "$LINUX" branch topic/one
 	"$PROJECT/scripts/stack" export
+}
+
+# fake_trees: for the runs of a bed that build: a base, a stack of three patches, and stubs for
+# ci/kernel, whose kernels are IMAGE, and ci/selftests, whose programs are PROGRAM.
+fake_trees() {
+	LINUX=$KVM_STACK_BUILD/linux
+	once fake-trees make_fake_trees
 	mkdir -p "$BATS_TEST_TMPDIR/kernel" "$BATS_TEST_TMPDIR/selftests"
 	cp "$IMAGE" "$BATS_TEST_TMPDIR/kernel/"
 	cp "$PROGRAM" "$BATS_TEST_TMPDIR/selftests/"

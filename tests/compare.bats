@@ -5,7 +5,6 @@ load common
 
 setup() {
 	copy_project
-	export KVM_STACK_BUILD=$BATS_TEST_TMPDIR/build KVM_STACK_CACHE=$BATS_TEST_TMPDIR/cache
 	REPORT=$BATS_TEST_TMPDIR/report
 	mkdir "$REPORT"
 }

@@ -62,6 +62,7 @@ setup() {
 @test "debian: one at a time" {
 	touch "$BATS_TEST_TMPDIR/works"
 	mkdir -p "$KVM_STACK_BUILD/debian"
+	touch "$KVM_STACK_BUILD/.kvm-mmu-stack"
 	exec 8>"$KVM_STACK_BUILD/debian/trixie.lock"
 	flock 8
 	run -3 "$DEBIAN" trixie ls 8>&-

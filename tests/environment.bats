@@ -3,93 +3,11 @@
 # same, and nothing of the user's is written to.
 
 load common
+load hostile
 
 setup() {
 	small_stack
 	three_patches
-}
-
-# hostile COMMAND...: runs it so.
-hostile() {
-	local home=$BATS_TEST_TMPDIR/home
-
-	mkdir -p "$home/.config/git" "$BATS_TEST_TMPDIR/elsewhere/scripts" "$BATS_TEST_TMPDIR/hooks"
-	printf '#!/bin/sh\nexit 1\n' | tee "$BATS_TEST_TMPDIR/hooks/pre-commit" >"$BATS_TEST_TMPDIR/hooks/applypatch-msg"
-	chmod +x "$BATS_TEST_TMPDIR"/hooks/*
-	cat >"$home/.gitconfig" <<-E
-		[format]
-			coverLetter = auto
-			attach = true
-			signature = hello
-			subjectPrefix = RFC
-			noprefix = true
-			signOff = true
-			thread = shallow
-			numbered = true
-			suffix = .txt
-			headers = "Organization: x"
-		[diff]
-			noprefix = true
-			mnemonicPrefix = true
-			algorithm = patience
-			context = 1
-			external = /bin/false
-			relative = true
-			suppressBlankEmpty = true
-		[color]
-			ui = always
-		[core]
-			abbrev = 8
-			hooksPath = $BATS_TEST_TMPDIR/hooks
-			autocrlf = true
-			pager = false
-			editor = false
-			commentChar = auto
-			fsmonitor = /bin/false
-		[commit]
-			gpgSign = true
-		[rebase]
-			autoSquash = true
-			missingCommitsCheck = error
-		[am]
-			threeWay = true
-		[log]
-			showSignature = true
-			decorate = full
-		[status]
-			short = true
-			branch = true
-		[apply]
-			whitespace = fix
-		[i18n]
-			commitEncoding = ISO-8859-1
-			logOutputEncoding = ISO-8859-1
-		[merge]
-			conflictStyle = diff3
-		[rerere]
-			enabled = true
-		[user]
-			name = Jürgen Ärger
-			email = j@localhost
-			useConfigOnly = true
-	E
-	cp "$home/.gitconfig" "$home/.config/git/config"
-	echo --no-such-option | tee "$home/.checkpatch.conf" >"$home/.get_maintainer.conf"
-	printf '[codespell]\nignore-words-list = teh\n' >"$home/.codespellrc"
-	(
-		umask 077
-		mkdir -p "$BATS_TEST_TMPDIR/gnu"
-		# shellcheck disable=SC2030
-		export HOME=$home XDG_CONFIG_HOME=$home/.config GIT_CONFIG_GLOBAL=$home/.gitconfig GIT_DIR=/nowhere GIT_WORK_TREE=/nowhere \
-			GIT_INDEX_FILE=/nowhere/index GIT_PAGER=false GIT_EDITOR=false GIT_EXTERNAL_DIFF=false GIT_COMMITTER_DATE=nonsense \
-			CDPATH=.:$BATS_TEST_TMPDIR/elsewhere LC_ALL=de_DE.UTF-8 LANG=de_DE.UTF-8 LANGUAGE=de LLVM=1 CC=false KCFLAGS=-Dx=y W=3 ARCH=m68k \
-			CROSS_COMPILE=no- MAKEFLAGS=--no-such-option GREP_OPTIONS=-v GREP_COLORS=x BASH_ENV=/dev/stdin ENV=/dev/null \
-			POSIXLY_CORRECT=1 TAR_OPTIONS=--no-such PERL5OPT=-Mnonsense PYTHONPATH=/nowhere KBUILD_OUTPUT=/nowhere \
-			TMPDIR=/no/such/place QUILT_PATCHES=elsewhere CHECKPATCH_CONFIG_DIR=$home
-		unset GIT_COMMITTER_DATE
-		cd "$home"
-		"$@" </dev/null
-	)
 }
 
 @test "export, apply, rebase, check: the same bytes, whatever git is set to" {
@@ -112,6 +30,16 @@ hostile() {
 	run hostile "$STACK" rebase
 	[[ $status == 0 && $output == *"3 of 3 commits"* ]]
 	cmp "$BATS_TEST_TMPDIR/home/.gitconfig" "$BATS_TEST_TMPDIR/home/.config/git/config"
+}
+
+@test "what programs start sees none of it" {
+	hostile bash -c '. "$0/scripts/common.sh"; env' "$PROJECT" >"$BATS_TEST_TMPDIR/env"
+	grep -qx LC_ALL=C.UTF-8 "$BATS_TEST_TMPDIR/env"
+	for name in GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_EXTERNAL_DIFF CDPATH LANGUAGE LLVM CC KCFLAGS W ARCH CROSS_COMPILE MAKEFLAGS \
+		GREP_OPTIONS GREP_COLORS BASH_ENV ENV POSIXLY_CORRECT TAR_OPTIONS PERL5OPT PYTHONPATH KBUILD_OUTPUT TMPDIR QUILT_PATCHES \
+		CHECKPATCH_CONFIG_DIR; do
+		refute grep "^$name=" "$BATS_TEST_TMPDIR/env"
+	done
 }
 
 @test "send: diff.noprefix and color.ui keep no topic from being sent" {

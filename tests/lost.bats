@@ -58,9 +58,9 @@ gone() {
 	[[ $status == 0 && -z $(ls "$KVM_STACK_BUILD/run") ]] || { echo "$output"; false; }
 }
 
-@test "a run that ends while it builds a kernel ends the build, and frees its report" {
-	fake_trees
-	printf '#!/bin/sh\necho $$ >%s/building\nexec sleep 1000\n' "$FAKE" >"$PROJECT/ci/kernel"
+# ends_build PROGRAM: a run that is ended while PROGRAM builds.
+ends_build() {
+	printf '#!/bin/sh\necho $$ >%s/building\nexec sleep 1000\n' "$FAKE" >"$PROJECT/ci/$1"
 	for signal in TERM KILL; do
 		rm -f "$FAKE/building"
 		"$RUN" --kernel stack --lane svm-tdp --test fake >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
@@ -71,9 +71,17 @@ gone() {
 		done
 		kill -$signal $run_pid
 		gone $run_pid
-		flock -n "$REPORT/.lock" true
+		[[ ! -e $REPORT/.lock ]] || flock -n "$REPORT/.lock" true
 		gone "$(<"$FAKE/building")"
 	done
+}
+
+@test "a run that ends while it builds selftests or a kernel ends the build, and frees its report" {
+	fake_trees
+	cp "$PROJECT/ci/selftests" "$BATS_TEST_TMPDIR/stub"
+	ends_build selftests
+	cp "$BATS_TEST_TMPDIR/stub" "$PROJECT/ci/selftests"
+	ends_build kernel
 }
 
 @test "a VM that goes silent: exit 4, its folder, its registers, and a command that boots it again" {

@@ -57,6 +57,27 @@ setup() {
 	fails_with 2 "--accel takes kvm or tcg, not 'hvf'"
 }
 
+@test "what a lane's emulator takes is installed for that lane, and known" {
+	fake_trees
+	# What is asked for, instead of asking apt for it.
+	echo 'need_packages() { printf "%s\n" "$@" >"$FAKE/packages"; exit 3; }' >>"$PROJECT/scripts/common.sh"
+	wants() {
+		run "$RUN" --kernel stack --lane "$1" --test smoke
+		[[ $status == 3 ]] || { echo "$output"; false; }
+		for program in "${@:2}"; do
+			grep -qxF "$program" "$FAKE/packages" || { echo "$1 does without $program"; false; }
+			grep -qE " $program\$" "$REAL/scripts/packages" || { echo "no package for $program"; false; }
+		done
+	}
+	for lane in vmx-ept vmx-shadow; do
+		wants $lane gcc cpio busybox grub-mkrescue xorriso /usr/lib/grub/i386-pc/linux.mod
+		# Bochs itself comes from another suite.
+		refute grep -q 'bochs\|qemu' "$FAKE/packages"
+	done
+	wants svm-tdp qemu-system-x86_64
+	refute grep -q grub "$FAKE/packages"
+}
+
 @test "a lane that has another one for a guest takes along what boots that with KVM" {
 	fake_trees
 	printf '%s\n' like=svm-tdp vmm=qemu-system-x86_64 guest=inner tests=a >"$PROJECT/ci/lanes/outer"
@@ -183,6 +204,11 @@ kut_checkout() {
 	[[ $(dry --lane 'svm-*-nx' --test one | cut -d: -f1 | paste -sd' ') == "svm-shadow-nx svm-tdp-nosplit-nx svm-tdp-nx svm-tdp-shadow-nx" ]]
 	[[ $(dry --lane svm-tdp --test 'two*') == *": two two-more" ]]
 	[[ $(dry --lane svm-tdp --test 'two*,one') == *": two two-more one" ]]
+	# They are no patterns of files.
+	mkdir "$BATS_TEST_TMPDIR/cwd"
+	cd "$BATS_TEST_TMPDIR/cwd"
+	touch two.txt svm-tdp.txt
+	[[ $(dry --lane 'svm-td*p' --test 'two*') == *": two two-more" ]]
 	run dry --lane 'vax-*'
 	fails_with 2 "no lane matches 'vax-*'"
 	run dry --lane svm-tdp --test 'no-such-*'
@@ -229,7 +255,20 @@ kut_checkout() {
 	scene one 'not ok # exit=1'
 	run "$RUN" --bisect --kernel stack --lane svm-tdp --test one
 	[[ $status == 1 ]] || { echo "$output"; false; }
+	# Nor is that of another run, which is under way, touched.
+	cp "$REPORT/results.tsv" "$BATS_TEST_TMPDIR/theirs"
+	exec 7>"$REPORT/.lock"
+	flock 7
+	run "$RUN" --bisect --kernel stack --lane svm-tdp --test one
+	exec 7>&-
+	[[ $status == 125 ]] || { echo "$output"; false; }
+	cmp "$REPORT/results.tsv" "$BATS_TEST_TMPDIR/theirs"
 	printf '#!/bin/sh\nexit 1\n' >"$PROJECT/ci/kernel"
+	run "$RUN" --bisect --kernel stack --lane svm-tdp --test one
+	[[ $status == 125 ]] || { echo "$output"; false; }
+	# A test that could not be built leaves the last report as it is.
+	cp "$BATS_TEST_TMPDIR/theirs" "$REPORT/results.tsv"
+	printf '#!/bin/sh\nexit 1\n' >"$PROJECT/ci/selftests"
 	run "$RUN" --bisect --kernel stack --lane svm-tdp --test one
 	[[ $status == 125 ]] || { echo "$output"; false; }
 }

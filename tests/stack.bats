@@ -121,8 +121,17 @@ setup() {
 	# One of the user's is theirs, and so is what they edit.
 	run "$STACK" apply
 	fails_with 3 "a git am is under way"
-	# One of apply's own carries its mark.
+	# One of apply's own carries its mark. While a git runs there, its lock is not removed.
 	echo "'--exclude=scripts/stack-apply'" >"$LINUX/.git/rebase-apply/apply-opt"
+	touch "$LINUX/.git/index.lock"
+	cp "$(command -v sleep)" "$BATS_TEST_TMPDIR/git-am"
+	(cd "$LINUX" && exec "$BATS_TEST_TMPDIR/git-am" 1000) 3>&- &
+	until grep -qs git-am "/proc/$!/comm"; do sleep 0.02; done
+	run "$STACK" apply
+	kill $!
+	fails_with 3 "another scripts/stack apply runs"
+	[[ -e $LINUX/.git/index.lock ]]
+	wait $! || true
 	run "$STACK" apply
 	[[ $status == 0 && $output == *"interrupted"* ]]
 	[[ $(git -C "$LINUX" rev-list --count base..HEAD) == 3 ]]
@@ -331,17 +340,13 @@ Assisted-by: LLM"
 		dpkg-deb -b "$dir/root" "$KVM_STACK_CACHE/deb/linux-source-7.3_7.3.$1-1_all.deb" >/dev/null
 	}
 	three_patches
-	sed -i 's|^mirror=.*|mirror=http://localhost:9|' "$PROJECT/BASE"
+	# As apt says it, without its waiting for a network.
+	sed -i 's|^mirror=.*|mirror=file:///no/such/mirror|' "$PROJECT/BASE"
 	rm -rf "$LINUX" "$KVM_STACK_BUILD/base-version"
 	run "$STACK" base
 	fails_with 3 "no network and no linux-source-7.3 in"
 	run "$STACK" apply
 	fails_with 3 "no base tree yet: run scripts/stack base"
-	# Once it is known how apt says so, it need not try again for seconds each time.
-	mkdir "$BATS_TEST_TMPDIR/bin"
-	printf '#!/bin/sh\necho "W: Failed to fetch http://localhost:9/"\nexit 100\n' >"$BATS_TEST_TMPDIR/bin/apt-get"
-	chmod +x "$BATS_TEST_TMPDIR/bin/apt-get"
-	PATH=$BATS_TEST_TMPDIR/bin:$PATH
 	make_package 4
 	"$STACK" base
 	"$STACK" apply
@@ -386,9 +391,34 @@ Assisted-by: LLM"
 	umount "$BATS_TEST_TMPDIR/full"
 	fails_with 3 "MiB are free"
 
+	no_network "E: Unable to locate package no-such-package-anywhere"
 	echo "no-such-package-anywhere no-such-program-anywhere" >"$PROJECT/scripts/packages"
 	run "$STACK" build-each
 	fails_with 3 "cannot install no-such-package-anywhere"
+}
+
+@test "a folder of the user's is neither build/ nor the cache, and stays as it is" {
+	three_patches
+	mkdir -p "$BATS_TEST_TMPDIR"/theirs/{src,run/mine,kernel/mine,obj}
+	touch -d '60 days ago' "$BATS_TEST_TMPDIR"/theirs/kernel/mine
+	before=$(find "$BATS_TEST_TMPDIR/theirs" | sort)
+	for program in "scripts/stack status" "ci/prune --build" "ci/run --dry-run --lane svm-tdp" "ci/kernel --tree base --config lane"; do
+		KVM_STACK_BUILD=$BATS_TEST_TMPDIR/theirs run "$PROJECT"/$program
+		fails_with 2 "KVM_STACK_BUILD=$BATS_TEST_TMPDIR/theirs is a folder that holds other things"
+		KVM_STACK_CACHE=$BATS_TEST_TMPDIR/theirs run "$PROJECT"/$program
+		fails_with 2 "KVM_STACK_CACHE=$BATS_TEST_TMPDIR/theirs is a folder that holds other things"
+	done
+	[[ $(find "$BATS_TEST_TMPDIR/theirs" | sort) == "$before" ]]
+	# A new one, an empty one, and one of before there was a mark.
+	rm "$KVM_STACK_BUILD/.kvm-mmu-stack"
+	mkdir "$BATS_TEST_TMPDIR/empty"
+	for _ in once again; do
+		for cache in empty new; do
+			KVM_STACK_CACHE=$BATS_TEST_TMPDIR/$cache run "$STACK" status
+			[[ $status == 0 && $output == series ]] || { echo "$output"; false; }
+		done
+		mkdir -p "$BATS_TEST_TMPDIR"/{empty,new}/kernel
+	done
 }
 
 @test "build-each counts what doesn't build, for x86 and for others" {
@@ -425,15 +455,18 @@ Assisted-by: LLM"
 		exec 8>>"$BATS_TEST_TMPDIR/begun"
 		flock -s 8
 		echo begun >&8
-		sleep 30
+		exec sleep 30
 	E
 	"$STACK" build-each 3>&- &
 	for ((i = 0; i < 600; i++)); do
 		[[ $(cat "$BATS_TEST_TMPDIR/begun" 2>/dev/null | wc -l) != 2 ]] || break
 		sleep 0.1
 	done
+	SECONDS=0
 	kill $!
 	wait $! || true
+	# Nor does it wait for that to end by itself.
+	((SECONDS < 20))
 	[[ $(wc -l <"$BATS_TEST_TMPDIR/begun") == 2 ]]
 	flock -w 10 "$BATS_TEST_TMPDIR/begun" true
 }
@@ -528,7 +561,7 @@ Assisted-by: LLM"
 	fake_maintainers
 	ln -s "$KVM_STACK_BUILD" "$PROJECT/build"
 	sed -i 's/send dirty-log-generic/send two/' "$PROJECT/README.md"
-	export HOME=$BATS_TEST_TMPDIR/home
+	export HOME=$BATS_TEST_TMPDIR/theirs
 	mkdir "$HOME"
 	git clone -q "$LINUX" "$HOME/linux"
 	git -C "$HOME/linux" checkout -q --detach "$(git -C "$LINUX" rev-parse base)"
@@ -664,4 +697,10 @@ Assisted-by: LLM"
 	# There is no function in it to be found.
 	[[ $output != *"internal error"* ]]
 	[[ $output == *"ok - changelog 0001-"* && $output == *"ok - codespell 0001-"* ]] || { echo "$output"; false; }
+	# A checker that doesn't run has found nothing, and is no pass.
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	printf '#!/bin/sh\necho "Traceback (most recent call last):" >&2\nexit 1\n' >"$BATS_TEST_TMPDIR/bin/codespell"
+	chmod +x "$BATS_TEST_TMPDIR/bin/codespell"
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH run "$STACK" check
+	[[ $status == 1 && $output == *"not ok - codespell runs: Traceback"* ]] || { echo "$output"; false; }
 }

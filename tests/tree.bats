@@ -49,6 +49,18 @@ state() {
 	grep -q "$THEIRS $(git -C "$THEIRS" rev-parse --short=12 HEAD)-dirty" "$REPORT/summary.md"
 }
 
+@test "a tree whose .gitignore is Debian's, which ignores every new file" {
+	printf '%s\n' '*.o' '/*' >"$THEIRS/.gitignore"
+	commit_all "$THEIRS" "as Debian's package has it"
+	echo int >"$THEIRS/virt/kvm/new.c"
+	touch "$THEIRS/virt/kvm/new.o"
+	run "$RUN" --tree "$THEIRS" --lane svm-tdp --test one
+	[[ $status == 0 ]] || { echo "$output"; false; }
+	holds "$(built)" int virt/kvm/new.c
+	refute git -C "$LINUX" cat-file -e "$(built):virt/kvm/new.o"
+	grep -q "$THEIRS $(git -C "$THEIRS" rev-parse --short=12 HEAD)-dirty" "$REPORT/summary.md"
+}
+
 @test "a commit of the user's tree against its work tree" {
 	sed -i 's/^line 34$/edited/' "$THEIRS/virt/kvm/kvm_main.c"
 	run "$RUN" --tree "$THEIRS" --base HEAD --lane svm-tdp --test one

@@ -6,10 +6,9 @@ load common
 
 setup() {
 	[[ -d $REAL_BUILD/linux/.git ]] || skip "no base tree: scripts/stack base"
-	copy_project
+	whole_project
 	RUN=$PROJECT/ci/run
 	REPORT=$BATS_TEST_TMPDIR/report
-	export KVM_STACK_BUILD=$REAL_BUILD
 	# One small set, so that no test of the stack is run here.
 	LANE="--lane svm-tdp --report $REPORT"
 }

@@ -43,6 +43,9 @@ read_lane() {
 	for key in arch emulator machine cpu smp memory config append tests; do
 		[[ ${LANE[$key]+set} ]] || die $E_USAGE "ci/lanes/$1: no '$key='"
 	done
+	for key in ${LANE[tests]}; do
+		[[ -f $ROOT/ci/sets/$key ]] || die $E_USAGE "ci/lanes/$1: tests=: no set '$key'; there are: $(set_names | paste -sd' ')"
+	done
 	[[ -z $KUT || ${LANE[arch]} != x86_64 ]] || LANE[vmm]=qemu-system-x86_64
 	if [[ ${LANE[guest]-} ]]; then
 		[[ ${LANE[vmm]-} ]] || die $E_USAGE "ci/lanes/$1: guest= wants vmm="
@@ -166,7 +169,7 @@ fits() {
 # or, where WANTED (comma separated, names of tests or of sets) is not empty, for those of them
 # that are for its architecture.
 select_tests() {
-	local s w line found
+	local s w line found wanted
 
 	if [[ -z $2 ]]; then
 		for s in $1; do
@@ -174,7 +177,9 @@ select_tests() {
 		done
 		return
 	fi
-	for w in ${2//,/ }; do
+	# Patterns are of tests, not of files.
+	IFS=', ' read -ra wanted <<<"$2"
+	for w in ${wanted[@]+"${wanted[@]}"}; do
 		found=
 		if [[ -f $ROOT/ci/sets/$w ]]; then
 			found=1
@@ -210,44 +215,47 @@ select_tests() {
 # there is none in it.
 declare -gA EXPECTED=()
 read_expectation() {
-	local lanes kernels test outcome reason pattern=''
+	local field='[[:space:]]*([^[:space:]]*)' reason pattern=''
 
-	read -r lanes kernels test outcome reason <<<"$1"
-	[[ $lanes && $lanes != "#"* ]] || return 1
+	[[ $1 =~ ^${field}${field}${field}${field}[[:space:]]*(.*)$ ]]
+	[[ ${BASH_REMATCH[1]} && ${BASH_REMATCH[1]} != "#"* ]] || return 1
+	reason=${BASH_REMATCH[5]}
 	if [[ $reason == /* ]]; then
 		pattern=${reason#/}
 		pattern=${pattern%%/ *}
 		reason=${reason:${#pattern} + 3}
 	fi
-	EXPECTED=([lanes]=$lanes [kernels]=$kernels [test]=$test [outcome]=$outcome [words]=$pattern [reason]=$reason)
+	EXPECTED=([lanes]=${BASH_REMATCH[1]} [kernels]=${BASH_REMATCH[2]} [test]=${BASH_REMATCH[3]} [outcome]=${BASH_REMATCH[4]}
+		[words]=$pattern [reason]=$reason)
 }
 
 # expectation LANE KERNEL TEST: fills EXPECTED with the first line of ci/expectations that is about it;
 # without one, outcome, words and reason are empty.
 expectation() {
-	local line l
+	local i
 
-	while IFS= read -r line; do
-		read_expectation "$line" || continue
+	check_expectations
+	for ((i = 0; i < ${#EXPECT_TEST[@]}; i++)); do
 		# shellcheck disable=SC2053 # patterns are meant
-		[[ $3 == ${EXPECTED[test]} && ( ${EXPECTED[kernels]} == any || ${EXPECTED[kernels]} == "$2" ) ]] || continue
-		for l in ${EXPECTED[lanes]//,/ }; do
-			# shellcheck disable=SC2053
-			[[ $1 != $l ]] || return 0
-		done
-	done <"$ROOT/ci/expectations"
+		[[ $3 == ${EXPECT_TEST[i]} && ( ${EXPECT_KERNELS[i]} == any || ${EXPECT_KERNELS[i]} == "$2" ) ]] || continue
+		read_expectation "${EXPECT_LINE[i]}"
+		! matches "$1" "${EXPECTED[lanes]}" || return 0
+	done
 	EXPECTED=([outcome]='' [words]='' [reason]='')
 }
 
-# check_expectations: that every line can be read.
+# check_expectations: that every line can be read. Reads them once.
+declare -ga EXPECT_LINE=() EXPECT_TEST=() EXPECT_KERNELS=()
 check_expectations() {
 	local line code
 
+	((${#EXPECT_LINE[@]} == 0)) || return 0
 	while IFS= read -r line; do
 		read_expectation "$line" || continue
 		# shellcheck disable=SC2319 # 2: no regular expression
 		[[ '' =~ ${EXPECTED[words]} ]] 2>/dev/null && code=0 || code=$?
 		[[ ${EXPECTED[kernels]} =~ ^(any|base|stack)$ && ${EXPECTED[outcome]} =~ ^(skip|fail|omit)$ &&
 			${EXPECTED[reason]} && $code != 2 ]] || die $E_USAGE "ci/expectations: cannot read '$line'"
+		EXPECT_LINE+=("$line") EXPECT_TEST+=("${EXPECTED[test]}") EXPECT_KERNELS+=("${EXPECTED[kernels]}")
 	done <"$ROOT/ci/expectations"
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Programs that are newer than this machine's: packages of another suite, unpacked below $CACHE and
-# started through the libc that they were built for. Nothing of the system changes.
+# Programs that are newer than this machine's, compilers and emulators: packages of another suite, unpacked
+# below $CACHE and started through the libc that they were built for. Nothing of the system changes.
 # Sourced after scripts/common.sh.
 
 # The compilers that "make check" tries beside this machine's own.
@@ -8,24 +8,26 @@ readonly NEWER_SUITE=trixie NEWER_GCC=gcc-14 NEWER_CLANG=clang-19
 
 # unpack_package SUITE PACKAGE: prints the directory that holds PACKAGE and all it depends on.
 unpack_package() {
-	local root=$CACHE/deb/$2.$1 deb log=$BUILD/apt/$2.log
+	local root=$CACHE/deb/$2.$1 deb log=$BUILD/apt/$2.log new
 
 	if [[ ! -f $root/complete ]]; then
 		need_disk 1500 "$2"
 		mkdir -p "$BUILD/apt"
 		say "downloading $2 of $1"
-		rm -rf "$root" && mkdir -p "$root/debs/partial"
+		new=$root.new
+		rm -rf "$root" "$new" && mkdir -p "$new/debs/partial"
 		# Nothing counts as installed: all it depends on comes along.
-		: >"$root/status"
+		: >"$new/status"
 		(private_apt "$1" apt-get update &&
-			private_apt "$1" apt-get -o Dir::State::status="$root/status" -o Dir::Cache::archives="$root/debs" \
+			private_apt "$1" apt-get -o Dir::State::status="$new/status" -o Dir::Cache::archives="$new/debs" \
 				-o Debug::NoLocking=1 -y --download-only --no-install-recommends install "$2") >"$log" 2>&1 ||
-			die $E_ENV "cannot download $2 of $1: $(grep -m1 '^E:' "$log" || tail -n 1 "$log")"
-		for deb in "$root"/debs/*.deb; do
-			dpkg-deb -x "$deb" "$root" || die $E_ENV "cannot unpack $deb: disk full?"
+			die $E_ENV "cannot download $2 of $1: $(apt_error "$log")"
+		for deb in "$new"/debs/*.deb; do
+			dpkg-deb -x "$deb" "$new" || die $E_ENV "cannot unpack $deb: disk full?"
 		done
-		rm -r "$root/debs" "$root/status"
-		touch "$root/complete"
+		rm -r "$new/debs" "$new/status"
+		touch "$new/complete"
+		mv "$new" "$root"
 	fi
 	printf '%s\n' "$root"
 }
@@ -51,7 +53,7 @@ write_starter() {
 newer_gcc() {
 	local root bin target libexec
 
-	root=$(unpack_package $NEWER_SUITE $NEWER_GCC)
+	root=$(unpack_package "$NEWER_SUITE" "$NEWER_GCC") || exit $?
 	bin=$root/starters target=$(uname -m)-linux-gnu
 	libexec=usr/libexec/gcc/$target/${NEWER_GCC#gcc-}
 	write_starter "$bin/cc1" "$root" "$libexec/cc1"
@@ -66,7 +68,7 @@ newer_gcc() {
 newer_clang() {
 	local root version=${NEWER_CLANG#clang-} lib start llvm
 
-	root=$(unpack_package $NEWER_SUITE $NEWER_CLANG)
+	root=$(unpack_package "$NEWER_SUITE" "$NEWER_CLANG") || exit $?
 	lib=$root/usr/lib/$(gcc -print-multiarch) llvm=$root/usr/lib/llvm-$version start=$root/starters/clang
 	mkdir -p "$root/starters"
 	# shellcheck disable=SC2016 # the script's own

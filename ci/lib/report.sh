@@ -75,6 +75,7 @@ keep_vm() {
 counted() {
 	local kernels
 
+	[[ ! ${COUNTED-} ]] || { printf '%s\n' "$COUNTED"; return; }
 	kernels=$(cut -f2 "$REPORT/results.tsv" | sort -u | paste -sd' ')
 	[[ $kernels != "base stack" ]] || kernels=stack
 	printf '%s\n' "$kernels"
@@ -85,14 +86,14 @@ compare_kernels() {
 	local code=0
 
 	[[ -s $REPORT/values.tsv && $(cut -f2 "$REPORT/values.tsv" | sort -u | paste -sd' ') == "base stack" ]] || return 0
-	"$ROOT/ci/compare" --rows "$REPORT/ab.tsv" "$@" "$REPORT" >"$REPORT/ab.txt" || code=$?
+	"$ROOT/ci/compare" --rows "$REPORT/ab.tsv" "$@" "$REPORT" >"$REPORT/ab.txt" 8>&- || code=$?
 	regressions >"$REPORT/regressions.tsv"
 	return "$code"
 }
 
 # regressions: the lines of regressions.tsv, from ab.tsv and what ci/regressions has recorded.
 regressions() {
-	local lane test key times sign state reason lanes tests keys worst why l
+	local lane test key times sign state reason lanes tests keys worst why
 
 	awk -F'\t' -v OFS='\t' '$14 == "worse" || $14 == "worse?" {
 		print $1, $2, $3, sprintf("%.2f", $4 == "less" ? $9 : ($9 > 0 ? 1 / $9 : 999)), $14 }' "$REPORT/ab.tsv" |
@@ -103,16 +104,13 @@ regressions() {
 				[[ $lanes == "#"* || -z $lanes ]] && continue
 				# shellcheck disable=SC2053 # patterns are meant
 				[[ $test == $tests && $key == $keys ]] || continue
-				for l in ${lanes//,/ }; do
-					# shellcheck disable=SC2053
-					[[ $lane == $l ]] || continue
-					if awk -v t="$times" -v w="$worst" 'BEGIN { exit !(t <= w) }'; then
-						state=recorded reason=$why
-					else
-						reason="ci/regressions allows x$worst"
-					fi
-					break 2
-				done
+				matches "$lane" "$lanes" || continue
+				if awk -v t="$times" -v w="$worst" 'BEGIN { exit !(t <= w) }'; then
+					state=recorded reason=$why
+				else
+					reason="ci/regressions allows x$worst"
+				fi
+				break
 			done <"$ROOT/ci/regressions"
 			printf '%s\t' "$lane" "$test" "$key" "$times" "$state"
 			printf '%s\n' "$reason"
@@ -414,6 +412,9 @@ summary() {
 
 # end_report CODE: all that is made of a run's results, after compare_kernels.
 end_report() {
+	local COUNTED
+
+	COUNTED=$(counted)
 	ktap "$1" >"$REPORT/ktap"
 	junit "$1"
 	results_json "$1"

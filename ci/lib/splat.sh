@@ -7,11 +7,12 @@
 
 declare -gA POLICY=()	# file below ci/splats -> its patterns
 
-# read_policy: fills POLICY. A "^" at the beginning of a pattern is the beginning of the kernel's words:
+# read_policy: fills POLICY, once. A "^" at the beginning of a pattern is the beginning of the kernel's words:
 # of the line, behind the "TEST: " of by_test(), or what follows a time stamp, if there is one.
 read_policy() {
 	local name words code
 
+	((${#POLICY[@]} == 0)) || return 0
 	for name in deny allow errata aftermath; do
 		code=0
 		words=$(grep -vE '^(#|$)' "$ROOT/ci/splats/$name") || code=$?

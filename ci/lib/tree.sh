@@ -4,6 +4,12 @@
 
 LINUX=$BUILD/linux
 
+# apply_series: scripts/stack apply; APPLIED is what it says. Only that it waits is said at once.
+apply_series() {
+	# shellcheck disable=SC2034 # who calls it reads it
+	APPLIED=$("$ROOT/scripts/stack" apply 2>&1 | tee >(grep -F --line-buffered 'waiting for' >&2 || true))
+}
+
 # snapshot: the tree object of build/linux as it stands, uncommitted and new files included.
 snapshot() {
 	local index
@@ -12,9 +18,11 @@ snapshot() {
 	cp "$LINUX/.git/index" "$index"
 	# Debian's .gitignore ignores every new file, hence -f. Builds leave nothing there, editors and
 	# patch do.
-	GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A -f . \
-		':!*.o' ':!*.rej' ':!*.orig' ':!*~' ':!*.sw[op]' ':!tags' ':!cscope.*'
-	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+	if ! GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A -f . \
+		':!*.o' ':!*.rej' ':!*.orig' ':!*~' ':!*.sw[op]' ':!tags' ':!cscope.*' ||
+		! GIT_INDEX_FILE=$index git -C "$LINUX" write-tree; then
+		die $E_ENV "cannot take a snapshot of $LINUX: disk full?"
+	fi
 	rm -f "$index"
 }
 
@@ -25,11 +33,26 @@ with_files() {
 	index=$(mktemp "$BUILD/overlay.XXXXXX")
 	mapfile -t files < <(cd "$3" && find . -type f -name '*.[chS]' -printf '%P\n')
 	GIT_INDEX_FILE=$index git -C "$LINUX" read-tree "$1"
-	paste -d' ' <(cd "$3" && printf '%s\n' "${files[@]}" | git --git-dir="$LINUX/.git" hash-object -w --stdin-paths) \
+	if ! paste -d' ' <(cd "$3" && printf '%s\n' "${files[@]}" | git --git-dir="$LINUX/.git" hash-object -w --stdin-paths) \
 		<(printf '%s\n' "${files[@]}") | sed "s,^\([0-9a-f]*\) ,100644 \1\t$2/," |
-		GIT_INDEX_FILE=$index git -C "$LINUX" update-index --index-info
-	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+		GIT_INDEX_FILE=$index git -C "$LINUX" update-index --index-info ||
+		! GIT_INDEX_FILE=$index git -C "$LINUX" write-tree; then
+		die $E_ENV "cannot lay $3 over $1: disk full?"
+	fi
 	rm -f "$index"
+}
+
+# differing_selftests TREE: the files of selftests/ that are others in TREE.
+differing_selftests() {
+	local files
+
+	mapfile -t files < <(cd "$ROOT/selftests" && find . -type f -name '*.[chS]' -printf '%P\n')
+	((${#files[@]})) || return 0
+	LC_ALL=C join -t $'\t' -j 2 -o 1.2,1.1,2.1 \
+		<(git -C "$LINUX" ls-tree -r "$1" tools/testing/selftests/kvm/ | sed -E 's,^[0-9]+ blob ([0-9a-f]+)\ttools/testing/selftests/kvm/,\1\t,' | sort -t $'\t' -k 2) \
+		<(cd "$ROOT/selftests" && paste <(printf '%s\n' "${files[@]}" | git hash-object --no-filters --stdin-paths) \
+			<(printf '%s\n' "${files[@]}") | sort -t $'\t' -k 2) |
+		awk -F'\t' '$2 != $3 { print $1 }'
 }
 
 # with_patch TREE PATCH: TREE with PATCH applied, without fuzz.
@@ -42,7 +65,7 @@ with_patch() {
 		rm -f "$index"
 		die $E_STACK "$(basename "$2") does not apply: $(head -n 1 "$BUILD/mutant.log")"
 	fi
-	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree
+	GIT_INDEX_FILE=$index git -C "$LINUX" write-tree || die $E_ENV "cannot apply $2: disk full?"
 	rm -f "$index"
 }
 
@@ -77,15 +100,20 @@ user_tree() {
 	(
 		export GIT_OPTIONAL_LOCKS=0 GIT_INDEX_FILE=$index GIT_OBJECT_DIRECTORY=$LINUX/.git/objects
 		export GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects
-		git -C "$dir" add -A . && git -C "$dir" write-tree
+		git -C "$dir" add -A . || exit
+		# That of Debian ends with "/*", which ignores every new file; what it says of objects holds.
+		if grep -qsx '/\*' "$dir/.gitignore"; then
+			git -C "$dir" ls-files -z -o --exclude-standard -x '!/*/' | git -C "$dir" update-index -z --add --stdin || exit
+		fi
+		git -C "$dir" write-tree
 	) || die $E_ENV "cannot take a snapshot of $dir"
 	rm -f "$index"
 }
 
-# user_tree_name DIR [REF]: for reports: DIR, the commit, and whether there is more to it.
+# user_tree_name DIR TREE [REF]: for reports: DIR, the commit, and whether there is more to TREE.
 user_tree_name() {
-	printf '%s %s%s\n' "$1" "$(git -C "$1" rev-parse --short=12 "${2-HEAD}")" \
-		"$([[ ${2-} || -z $(GIT_OPTIONAL_LOCKS=0 git -C "$1" status --porcelain | head -n 1) ]] || echo -dirty)"
+	printf '%s %s%s\n' "$1" "$(git -C "$1" rev-parse --short=12 "${3-HEAD}")" \
+		"$([[ $2 == "$(git -C "$1" rev-parse "${3-HEAD}^{tree}")" ]] || echo -dirty)"
 }
 
 # stack_on TREE TOPICS: the tree object of the series, or of its TOPICS (names, patterns), on TREE, merged 3-way where
@@ -132,14 +160,14 @@ resolve_tree() {
 
 	[[ -d $LINUX/.git ]] || die $E_ENV "no base tree yet: run scripts/stack base"
 	if [[ $name == stack ]]; then
-		tree=$(snapshot)
+		tree=$(snapshot) || exit $?
 	else
 		tree=$(git -C "$LINUX" rev-parse -q --verify "$name^{tree}") ||
 			die $E_USAGE "no kernel '$name': base, stack, or a commit of $LINUX"
 	fi
 	if [[ $1 == *+* ]]; then
 		[[ -f $ROOT/ci/mutations/${1#*+}.patch ]] || die $E_USAGE "no mutation '${1#*+}' in ci/mutations"
-		tree=$(with_patch "$tree" "$ROOT/ci/mutations/${1#*+}.patch")
+		tree=$(with_patch "$tree" "$ROOT/ci/mutations/${1#*+}.patch") || exit $?
 	fi
 	printf '%s\n' "$tree"
 }
@@ -169,10 +197,13 @@ cpu_seconds() {
 }
 
 # checkout_tree TREE NAME: waits for build/NAME, keeps it until the program ends, and makes it hold
-# TREE; only files that differ are written.
+# TREE; only files that differ are written. What compiles there is run with 9>&-: a compiler cache's daemon,
+# which it may begin, would keep the lock.
 checkout_tree() {
 	local src=$BUILD/$2
 
+	[[ $src != *[[:space:]:]* ]] ||
+		die $E_ENV "kbuild takes no blanks or colons in a path, and builds would be in $BUILD: set KVM_STACK_BUILD"
 	exec 9>"$src.lock"
 	if ! flock -n 9; then
 		say "waiting for build/$2, which another build uses"

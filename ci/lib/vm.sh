@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # One VM: its initramfs, its command line, and watching it until it is done or lost.
-# Sourced by ci/run, after scripts/common.sh, ci/lib/lane.sh and ci/lib/bochs.sh.
+# Sourced by ci/run, after scripts/common.sh, ci/lib/lane.sh, ci/lib/bochs.sh and ci/lib/newer.sh.
 
 # A time limit is there to end a test that hangs, not to measure the host. So a test may take a
 # multiple of the seconds in its set, which a quiet machine needs, and a VM that hangs is found by
@@ -60,14 +60,7 @@ races() {
 
 # build_program NAME: ci/guest/NAME.c, static, for the lane's architecture; prints the path.
 build_program() {
-	local program=$BUILD/bin/${1##*/}.${LANE[arch]}
-
-	mkdir -p "$BUILD/bin"
-	if [[ ! $program -nt $ROOT/ci/guest/$1.c ]]; then
-		"$(cross_prefix "${LANE[arch]}")gcc" -O2 -Wall -Wextra -Werror -static -o "$program" "$ROOT/ci/guest/$1.c" ||
-			die $E_ENV "cannot build ci/guest/$1.c"
-	fi
-	printf '%s\n' "$program"
+	compiled "$ROOT/ci/guest/$1.c" "$(cross_prefix "${LANE[arch]}")gcc" -static
 }
 
 # lane_busybox: a static busybox of the lane's architecture; prints the path.
@@ -82,42 +75,37 @@ lane_busybox() {
 	if [[ ! -f $debs/bin/busybox ]]; then
 		read -r suite name <<<"${BUSYBOX[$arch]}"
 		say "downloading busybox-static:$name"
-		rm -rf "$debs" && mkdir -p "$debs"
+		rm -rf "$debs" "$debs.new" && mkdir -p "$debs.new"
 		# Newer packages have it in /usr/bin.
-		(cd "$debs" && private_apt "$suite" apt-get -o APT::Architecture="$name" update &&
+		(cd "$debs.new" && private_apt "$suite" apt-get -o APT::Architecture="$name" update &&
 			private_apt "$suite" apt-get -o APT::Architecture="$name" download busybox-static &&
 			dpkg-deb -x busybox-static_*.deb . &&
 			{ [[ -d bin ]] || ln -s usr/bin bin; }) >"$log" 2>&1 ||
 			die $E_ENV "cannot download busybox-static:$name: $(apt_error "$log")"
+		mv "$debs.new" "$debs"
 	fi
 	printf '%s\n' "$debs/bin/busybox"
 }
 
-# lane_emulator: fills EMULATOR, what starts the lane's emulator. Where this machine's is too old
-# ("suite=" and "package=" in the lane), that suite's, with all its libraries, is unpacked below
-# $CACHE and started through the libc it was built for.
+# busybox_links DIR: makes it the applets that there are in a VM; once for all VMs.
+busybox_links() {
+	local p
+
+	[[ ! -d $1 ]] || return 0
+	mkdir "$1"
+	for p in sh cat ls mount poweroff dmesg ps grep uname echo; do
+		ln -s busybox "$1/$p"
+	done
+}
+
+# lane_emulator: fills EMULATOR, what starts the lane's emulator: where this machine's is too old
+# ("suite=" and "package=" in the lane), that suite's.
 lane_emulator() {
-	local suite=${LANE[suite]-} package=${LANE[package]-} root lib deb log=$BUILD/emulator.log
+	local root lib
 
 	EMULATOR=("${LANE[emulator]}")
-	[[ $suite ]] || return 0
-	root=$CACHE/deb/$package.$suite
-	if [[ ! -f $root/complete ]]; then
-		need_disk 1500 "$package"
-		say "downloading $package of $suite"
-		rm -rf "$root" && mkdir -p "$root/debs/partial"
-		# Nothing counts as installed: all it depends on comes along.
-		: >"$root/status"
-		(private_apt "$suite" apt-get update &&
-			private_apt "$suite" apt-get -o Dir::State::status="$root/status" -o Dir::Cache::archives="$root/debs" \
-				-o Debug::NoLocking=1 -y --download-only --no-install-recommends install "$package") >"$log" 2>&1 ||
-			die $E_ENV "cannot download $package of $suite: $(apt_error "$log")"
-		for deb in "$root"/debs/*.deb; do
-			dpkg-deb -x "$deb" "$root" || die $E_ENV "cannot unpack $deb: disk full?"
-		done
-		rm -r "$root/debs" "$root/status"
-		touch "$root/complete"
-	fi
+	[[ ${LANE[suite]-} ]] || return 0
+	root=$(unpack_package "${LANE[suite]}" "${LANE[package]-}") || exit $?
 	lib=$root/usr/lib/$(gcc -print-multiarch)
 	EMULATOR=(env "QEMU_MODULE_DIR=$lib/qemu" "LTDL_LIBRARY_PATH=$lib/bochs/plugins"
 		"BXSHARE=$root/usr/share/bochs" "$lib"/ld-linux*.so.* --library-path "$lib"
@@ -205,9 +193,8 @@ make_initramfs() {
 	cp "$dir/plan" "$root/plan"
 	cp "$(lane_busybox)" "$root/bin/busybox"
 	# system() of the selftests' stack dump wants a shell; --shell wants its applets.
-	for p in sh cat ls mount poweroff dmesg ps grep uname echo; do
-		ln -sf busybox "$root/bin/$p"
-	done
+	busybox_links "${dir%/*}/applets"
+	cp -P "${dir%/*}"/applets/* "$root/bin/"
 	for p; do
 		[[ $p != kselftest ]] || cp -r "$bin/kselftest" "$root/"
 		if [[ $p == /* || -f $ROOT/ci/guest/programs/$p ]]; then
@@ -324,7 +311,7 @@ write_command() {
 #   gone     the emulator ended before init did
 #   refused  the emulator did not start
 boot() {
-	local dir=$1 seen=0 size=0 last=$SECONDS begin=$SECONDS line
+	local dir=$1 seen=0 size=0 last=$SECONDS begin=$SECONDS line nap=0.02
 
 	END=
 	vm_command "$2" "$3"
@@ -345,7 +332,9 @@ boot() {
 	start_vm "$dir" >"$dir/emulator.log" 2>&1 </dev/null
 
 	while kill -0 "$VM_PID" 2>/dev/null; do
-		sleep 0.2
+		# What ends at once is not waited for.
+		sleep $nap
+		((SECONDS - begin < 2)) || nap=0.2
 		line=$(wc -c <"$dir/verdict")
 		if ((line != size)); then
 			size=$line

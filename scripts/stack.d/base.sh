@@ -22,7 +22,7 @@ fetch_base_package() {
 		printf '%s\n' "$deb"
 		return
 	fi
-	version=$(private_apt "$suite" apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')
+	version=$(private_apt "$suite" apt-cache policy "$package" | sed -n 's/^ *Candidate: //p') || true
 	[[ $version && $version != "(none)" ]] ||
 		die $E_ENV "$suite has no $package any more: name another package in BASE"
 	deb=$CACHE/deb/${package}_${version//:/%3a}_all.deb
@@ -31,7 +31,9 @@ fetch_base_package() {
 		rm -rf "$BUILD/apt/download" && mkdir "$BUILD/apt/download"
 		(cd "$BUILD/apt/download" && private_apt "$suite" apt-get download "$package" >"$log" 2>&1) ||
 			die $E_ENV "cannot download $package: $(apt_error "$log")"
-		mv "$BUILD/apt/download/"*.deb "$deb"
+		# The cache may be on another file system.
+		mv "$BUILD/apt/download/"*.deb "$deb.new"
+		mv "$deb.new" "$deb"
 	fi
 	printf '%s\n' "$deb"
 }

@@ -29,11 +29,23 @@ each_patch() {
 	done
 }
 
+# killable COMMAND...: runs it, and a signal needn't wait for it. It is in UNDER_WAY.
+UNDER_WAY=
+killable() {
+	local code=0
+
+	"$@" &
+	UNDER_WAY=$!
+	wait $UNDER_WAY || code=$?
+	UNDER_WAY=
+	return $code
+}
+
 # build_patch WORD CONFIG PATCH COMMIT
 build_patch() {
 	local code=0
 
-	"$ROOT/ci/kernel" --tree "$4" --config "$2" >/dev/null || code=$?
+	killable "$ROOT/ci/kernel" --tree "$4" --config "$2" >/dev/null || code=$?
 	case $code in
 	0) pass "$1 builds: $3" ;;
 	"$E_STACK") fault "$1 does not build: $3" ;;
@@ -48,7 +60,7 @@ build_x86() {
 
 	build_patch x86 werror "$1" "$2"
 	[[ $boot ]] || return 0
-	"$ROOT/ci/run" --kernel "$2" --test smoke >&2 || code=$?
+	killable "$ROOT/ci/run" --kernel "$2" --test smoke >&2 || code=$?
 	case $code in
 	0) pass "boots: $1" ;;
 	"$E_USAGE" | "$E_ENV") exit "$code" ;;
@@ -68,7 +80,7 @@ build_others() {
 }
 
 verb_build_each() {
-	local topic='' boot='' list p config passes faults counts code=0
+	local topic='' boot='' list p config passes faults counts others code=0
 	local -A last=()
 
 	while (($#)); do
@@ -99,11 +111,12 @@ verb_build_each() {
 		echo "$PASSES $FAULTS" >"$counts"
 	} &
 	set +m
+	others=$!
 	# shellcheck disable=SC2064 # this one's
-	trap "kill -- -$! 2>/dev/null || true" EXIT
+	trap "kill -- -$others \$UNDER_WAY 2>/dev/null || true" EXIT
 	trap 'exit 130' INT TERM
 	each_patch "$list" build_x86
-	wait $! || die $? "build-each did not get to its end"
+	wait $others || die $? "build-each did not get to its end"
 	trap - EXIT
 	read -r passes faults <"$counts"
 	PASSES=$((PASSES + passes)) FAULTS=$((FAULTS + faults))
