@@ -39,6 +39,14 @@ in_tree() {
 	bash -c 'set -euo pipefail; . "$0/scripts/common.sh"; . "$0/ci/lib/tree.sh"; '"$1" "$PROJECT"
 }
 
+# with_library: LINUX has what ci/selftests looks for in a library of selftests.
+with_library() {
+	mkdir -p "$LINUX/tools/testing/selftests/kvm/include"
+	echo 'new_kvm_random_state(' >"$LINUX/tools/testing/selftests/kvm/include/test_util.h"
+	printf '%s\n' pthread_create, sched_setaffinity, >"$LINUX/tools/testing/selftests/kvm/include/kvm_syscalls.h"
+	echo WRITE_AND_SYNC_TO_GUEST >"$LINUX/tools/testing/selftests/kvm/include/kvm_util.h"
+}
+
 @test "a symbol whose default changes has the new one, whatever was built before" {
 	out=$(kernel --tree base)
 	grep -qx CONFIG_DEFAULT=n "$out/config"
@@ -166,6 +174,7 @@ in_tree() {
 @test "selftests: what a tree no longer has is not packed, and which programs there are is in the key" {
 	mkdir -p "$BATS_TEST_TMPDIR/bin"
 	kvm=$LINUX/tools/testing/selftests/kvm
+	with_library
 	mkdir -p "$LINUX"/{include/uapi,arch/x86/include/uapi}
 	touch "$LINUX"/{include/uapi,arch/x86/include/uapi}/x.h
 	echo 'headers: ;' >>"$LINUX/Makefile"
@@ -225,6 +234,7 @@ in_tree() {
 }
 
 @test "a build that is killed leaves no make behind" {
+	with_library
 	mkdir -p "$LINUX"/{include/uapi,arch/x86/include/uapi}
 	touch "$LINUX"/{include/uapi/a.h,arch/x86/include/uapi/a.h}
 	cat >>"$LINUX/Makefile" <<-EOF
@@ -276,6 +286,13 @@ in_tree() {
 	grep -qx virt/kvm/newfile.c <<<"$files"
 	grep -qx newfile.h <<<"$files"
 	refute grep -E '\.rej$|~$' <<<"$files"
+}
+
+@test "a library of selftests that the new ones cannot do with: from which release on they can" {
+	# Here, the base's is no newer.
+	run "$PROJECT/ci/selftests" --tree base
+	fails_with 3 "the new selftests want the library of selftests of Linux 7.3 or later, which neither tree base nor the base has"
+	[[ ! -d $KVM_STACK_BUILD/src ]]
 }
 
 @test "who waits for a source directory says so" {

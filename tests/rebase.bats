@@ -85,6 +85,49 @@ as_t() {
 	fails_with 3 'not on "stack"'
 }
 
+@test "rebase --undo: all as it was before one that got through, and nothing is lost" {
+	three_patches
+	run "$STACK" rebase --undo
+	fails_with 2 "no rebase of $LINUX got through"
+	refs() { git -C "$LINUX" for-each-ref refs/heads refs/tags/base; cat "$KVM_STACK_BUILD/base-version"; }
+	git -C "$LINUX" checkout -q --detach base
+	sed -i 's/^line 40$/other 40/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" other
+	git -C "$LINUX" branch other
+	git -C "$LINUX" checkout -q stack
+	before=$(refs)
+	"$STACK" rebase --onto other
+	[[ $(git -C "$LINUX" rev-parse base) == "$(git -C "$LINUX" rev-parse other)" && $(refs) != "$before" ]]
+	echo more >>"$LINUX/Makefile"
+	run "$STACK" rebase --undo
+	fails_with 3 "uncommitted changes"
+	commit_all "$LINUX" "KVM: Later"
+	later=$(git -C "$LINUX" rev-parse HEAD)
+	run "$STACK" rebase --undo
+	[[ $status == 0 && $output == *"as it was before the last rebase"* ]]
+	[[ $(refs) == "$before" ]]
+	[[ $(git -C "$LINUX" tag --points-at "$later") == stack-undone-* ]]
+	run "$STACK" apply
+	[[ $status == 0 && $output == *"up to date"* ]]
+	run "$STACK" rebase --undo
+	fails_with 2 "no rebase of $LINUX got through"
+	run "$STACK" rebase --undo --onto other
+	fails_with 2 "--undo goes without --onto"
+}
+
+@test "rebase --undo: of a base that had moved, after conflicts" {
+	three_patches
+	moved_base 3
+	before=$(git -C "$LINUX" rev-parse stack topic/one topic/two stack~3)
+	run "$STACK" rebase
+	fails_with 1 "stopped at: KVM: First change"
+	sed -i '/^<<<<<<<\|^=======\|^>>>>>>>\|^moved 3/d' "$LINUX/virt/kvm/kvm_main.c"
+	git -C "$LINUX" add -u
+	GIT_EDITOR=: as_t rebase --continue
+	"$STACK" rebase --undo
+	[[ $(git -C "$LINUX" rev-parse stack topic/one topic/two base) == "$before" ]]
+}
+
 @test "rebase: a patch that the new base has is gone, and so is its topic" {
 	three_patches
 	git -C "$LINUX" checkout -q --detach base
@@ -111,6 +154,15 @@ as_t() {
 	fails_with 3 "a git am is under way"
 	grep -q "half way through" "$LINUX/virt/kvm/kvm_main.c"
 	[[ -d $LINUX/.git/rebase-apply ]]
+}
+
+@test "apply: a patch of the first topic that does not apply needs no topic" {
+	three_patches
+	back_to_base
+	sed -i 's/^ line 2$/ line two/' "$PROJECT"/patches/0001-*.patch
+	run "$STACK" apply
+	fails_with 1 "0001-KVM-First-change.patch does not apply"
+	[[ $output != *"no topic"* && $output != *" needs: "* ]]
 }
 
 @test "apply leaves a cherry-pick of the user's alone, whose files are clean" {
@@ -235,6 +287,30 @@ as_t() {
 	run "$STACK" drift --tree "$tree"
 	[[ $status == 0 && $output == *"3-way      0002-"* && $output != *"3-way*"* ]]
 	git -C "$tree" -c user.name=T -c user.email=t@localhost am -q -3 "$PROJECT"/patches/*.patch
+}
+
+@test "drift: what one merge took is there for the next patch, though the tree has not got it" {
+	three_patches
+	echo new >"$LINUX/virt/kvm/new.c"
+	sed -i 's/^line 28$/line 28 changed/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Fourth change"
+	sed -i 's/^line 38$/line 38 changed/' "$LINUX/virt/kvm/kvm_main.c"
+	commit_all "$LINUX" "KVM: Fifth change"
+	echo more >>"$LINUX/virt/kvm/new.c"
+	commit_all "$LINUX" "KVM: Sixth change"
+	git -C "$LINUX" branch -f topic/two
+	"$STACK" export
+	tree=$BATS_TEST_TMPDIR/newer
+	mini_kernel "$tree"
+	sed -i 's/^line 26$/line XX/; s/^line 38$/line YY/' "$tree/virt/kvm/kvm_main.c"
+	git -C "$tree" init -q
+	commit_all "$tree" newer
+	run "$STACK" drift --tree "$tree"
+	echo "$output"
+	[[ $status == 1 && $output != *error:* && $output != *fatal:* ]]
+	[[ $output == *"3-way*     0004-"*"conflicts  0005-"*$'\n'"           in virt/kvm/kvm_main.c"*"applies    0006-"* ]]
+	grep -qE '^one +1 +0 +0 +0$' <<<"$output"
+	grep -qE '^two +3 +1 +1 +0$' <<<"$output"
 }
 
 @test "docs: when the base moves" {

@@ -20,7 +20,7 @@ part() {
 }
 
 @test "every program has --help, and it names its options and exit codes" {
-	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/models ci/native ci/mutants ci/check ci/soak ci/report; do
+	for program in scripts/stack ci/run ci/kernel ci/selftests ci/compare ci/models ci/native ci/mutants ci/check ci/soak ci/debian ci/report; do
 		run "$PROJECT/$program" --help
 		[[ $status == 0 && ${#lines[@]} -gt 5 && $output == *"Exit"* ]] || { echo "$program: $output"; false; }
 	done

@@ -273,11 +273,11 @@ needed_topics() {
 			[[ $t != "$3" ]] || break
 			needed+=("$t")
 		done
-		if applies "$1" "$2" "$(IFS=,; echo "${needed[*]},$3")"; then
+		if ((${#needed[@]})) && applies "$1" "$2" "$(IFS=,; echo "${needed[*]},$3")"; then
 			# Take away what it does without.
 			for t in "${needed[@]}"; do
 				rest=$(printf '%s\n' "${needed[@]}" | grep -vx "$t" | paste -sd,) || true
-				if applies "$1" "$2" "$rest,$3"; then
+				if [[ $rest ]] && applies "$1" "$2" "$rest,$3"; then
 					mapfile -t needed < <(tr , '\n' <<<"$rest" | sed '/^$/d')
 				fi
 			done

@@ -3,14 +3,16 @@
 #
 #   applies     as it is
 #   3-way       git am -3 merges it
-#   3-way*      it does, once DIR has the stack's objects; the last line says how it gets them
+#   3-way*      it does, once DIR has the stack's objects; the last line says how it gets them. Patches after
+#               the first such one are judged as if DIR had them
 #   upstream    its reverse applies
-#   conflicts   git am -3 stops; those after it are judged without it
+#   conflicts   git am -3 stops, in the files named; those after it are judged without it
 #
-# DIR is only read.
+# After the patches, a table of the topics. DIR is only read.
 
 verb_drift() {
-	local tree='' objects='' p file state count=0
+	local tree='' objects='' p file state topic count=0
+	local -A in_topic=()
 	local -A n=([applies]=0 [3-way]=0 [3-way*]=0 [conflicts]=0 [upstream]=0)
 
 	while (($#)); do
@@ -56,13 +58,22 @@ verb_drift() {
 			state=3-way
 		elif GIT_ALTERNATE_OBJECT_DIRECTORIES=$LINUX/.git/objects merges "$p"; then
 			state=3-way*
-			# What the merge took from there goes without it from here on.
-			git -C "$SCRATCH" add --refresh . || true
+			# What the merge took from there is needed from here on, too.
+			mkdir -p "$SCRATCH/.git/objects/info"
+			printf '%s\n' "$LINUX/.git/objects" >>"$SCRATCH/.git/objects/info/alternates"
 		else
 			state=conflicts
 		fi
 		n[$state]=$((n[$state] + 1))
 		printf '%-10s %s\n' "$state" "${p##*/}"
+		[[ $state != conflicts ]] || printf '%s\n' "$UNMERGED" | sed 's/^/           in /'
+		in_topic[${TOPIC_OF[${p##*/}]} $state]=$((${in_topic[${TOPIC_OF[${p##*/}]} $state]-0} + 1))
+	done
+	printf '\n%-20s %7s %6s %9s %8s\n' topic applies 3-way conflicts upstream
+	for topic in "${TOPICS[@]}"; do
+		printf '%-20s %7d %6d %9d %8d\n' "$topic" "${in_topic[$topic applies]-0}" \
+			"$((${in_topic[$topic 3-way]-0} + ${in_topic[$topic 3-way*]-0}))" \
+			"${in_topic[$topic conflicts]-0}" "${in_topic[$topic upstream]-0}"
 	done
 	printf '%d patches: %d apply, %d 3-way, %d conflict, %d upstream\n' $count \
 		"${n[applies]}" "$((n[3-way] + n[3-way*]))" "${n[conflicts]}" "${n[upstream]}"
@@ -71,9 +82,10 @@ verb_drift() {
 	((n[conflicts] == 0)) || exit $E_STACK
 }
 
-# merges PATCH: git am -3 takes it, without a word to anybody.
+# merges PATCH: git am -3 takes it, without a word to anybody; else UNMERGED is the files where it doesn't.
 merges() {
 	git -C "$SCRATCH" am -q -3 --keep-cr "$1" >/dev/null 2>&1 && return
+	UNMERGED=$(git -C "$SCRATCH" diff --name-only --diff-filter=U)
 	git -C "$SCRATCH" am --abort
 	return 1
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# scripts/stack rebase [--onto REF] [--tree DIR] - the stack's commits onto another base
+# scripts/stack rebase [--onto REF | --undo] [--tree DIR] - the stack's commits onto another base
 #
 # After "scripts/stack base" has moved the base: puts the commits on branch "stack" of build/linux,
 # your own included, onto it, with 3-way merges; the topic/NAME branches move along. With --onto:
@@ -10,18 +10,24 @@
 # git -C build/linux rebase --continue; or --abort, and nothing has happened. Then
 # scripts/stack export.
 #
+# With --undo: base, branch and topic branches as they were before the last rebase that got through.
+# What that made, and what was committed since, stays under the tag stack-undone-DATE; patches/, if you
+# have exported, is git's to take back.
+#
 # With --tree: the same in a tree of yours, with its base that "base --tree" recorded.
 
 verb_rebase() {
-	local dir=$LINUX onto='' tag old new n
+	local dir=$LINUX onto='' undo='' tag old new n
 
 	while (($#)); do
 		case $1 in
 		--onto) onto=${2-}; shift 2 || die $E_USAGE "--onto wants a commit" ;;
+		--undo) undo=1; shift ;;
 		--tree) dir=${2-}; shift 2 || die $E_USAGE "--tree wants a directory" ;;
 		*) die $E_USAGE "rebase: unknown option '$1'" ;;
 		esac
 	done
+	[[ -z $onto || -z $undo ]] || die $E_USAGE "--undo goes without --onto"
 	need_packages git
 	[[ $dir == "$LINUX" ]] && need_base
 	need_tree "$dir"
@@ -34,6 +40,10 @@ verb_rebase() {
 	[[ $(branch_of "$dir") ]] || die $E_ENV "$dir is on no branch: git -C $dir checkout BRANCH, then again"
 	[[ ! $dir -ef $LINUX || $(branch_of "$dir") == stack ]] ||
 		die $E_ENV "$dir is on $(branch_of "$dir"), not on \"stack\": git -C $dir checkout stack, then again"
+	if [[ $undo ]]; then
+		undo_rebase "$dir"
+		return
+	fi
 	old=$(stands_on "$dir" "$tag")
 	n=$(git -C "$dir" rev-list --count "$old..HEAD")
 	if [[ $old == "$new" ]]; then
@@ -42,8 +52,9 @@ verb_rebase() {
 	fi
 
 	git -C "$dir" tag "stack-before-$(date +%Y%m%d-%H%M%S)" HEAD
+	note_refs "$dir" "$tag" "$old" >"$(before_of "$dir").new"
 	say "$n commits of $dir onto $(git -C "$dir" log -1 --format='%h %s' "$new")"
-	if ! rebase_topics "$dir" "git update-ref refs/tags/$tag $new$(name_of_base "$dir" "$onto" "$new")" \
+	if ! rebase_topics "$dir" "$(at_the_end "$dir" "$tag" "$onto" "$new")" \
 		--empty=drop --onto "$new" "$old" >"$BUILD/rebase.log" 2>&1; then
 		[[ -d $(git -C "$dir" rev-parse --absolute-git-dir)/rebase-merge ]] ||
 			die $E_ENV "git rebase failed in $dir: $(grep -m1 -E '^(error|fatal):' "$BUILD/rebase.log" || tail -n 1 "$BUILD/rebase.log")"
@@ -72,10 +83,48 @@ stands_on() {
 	echo "$commit"
 }
 
-# name_of_base DIR REF COMMIT: the command that notes which base build/linux has, if it isn't a package's.
-name_of_base() {
-	[[ $1 -ef $LINUX && $2 ]] || return 0
-	printf ' && echo %q >%q' "$2 (${3:0:12})" "$BUILD/base-version"
+# at_the_end DIR TAG REF COMMIT: the command that moves the base, notes which one build/linux has, if it isn't
+# a package's, and lets --undo know.
+at_the_end() {
+	printf 'git update-ref %q %q && mv -f %q %q' "refs/tags/$2" "$4" "$(before_of "$1").new" "$(before_of "$1")"
+	[[ ! $1 -ef $LINUX || ! $3 ]] || printf ' && echo %q >%q' "$3 (${4:0:12})" "$BUILD/base-version"
+}
+
+# before_of DIR: the file that says how the last rebase found it.
+before_of() {
+	printf '%s/stack-before\n' "$(git -C "$1" rev-parse --absolute-git-dir)"
+}
+
+# note_refs DIR TAG OLDBASE: the refs that a rebase moves, "COMMIT REF" each, and which base build/linux has.
+note_refs() {
+	local version
+
+	printf '%s refs/tags/%s\n' "$3" "$2"
+	git -C "$1" for-each-ref --format='%(objectname) %(refname)' "refs/heads/$(branch_of "$1")" refs/heads/topic/
+	[[ $1 -ef $LINUX ]] || return 0
+	# If scripts/stack base has moved on, its file names the new one.
+	version=$(git -C "$1" log -1 --author=base@localhost --format=%s "$3^!")
+	version=${version#Linux }
+	printf 'version %s\n' "${version:-$(cat "$BUILD/base-version")}"
+}
+
+# undo_rebase DIR
+undo_rebase() {
+	local dir=$1 file commit ref
+
+	file=$(before_of "$dir")
+	[[ -f $file ]] || die $E_USAGE "no rebase of $dir got through that could be undone"
+	grep -qF " refs/heads/$(branch_of "$dir")" "$file" || die $E_ENV "$dir is on $(branch_of "$dir"), which the last rebase didn't move"
+	git -C "$dir" tag "stack-undone-$(date +%Y%m%d-%H%M%S)" HEAD
+	while read -r commit ref; do
+		case $ref in
+		refs/heads/"$(branch_of "$dir")") git -C "$dir" reset -q --hard "$commit" ;;
+		refs/*) git -C "$dir" update-ref "$ref" "$commit" ;;
+		*) printf '%s\n' "$ref" >"$BUILD/base-version" ;;
+		esac
+	done <"$file"
+	rm -f "$file"
+	say "$dir is as it was before the last rebase, on $(git -C "$dir" log -1 --format='%h %s' "$(base_ref "$dir")")"
 }
 
 # rebase_topics DIR COMMAND ARG...: git rebase ARG..., which takes the topic branches along, and no
