@@ -12,7 +12,7 @@
  * once or never: they must not be reported again once that write was reported.
  *
  * Noise from the rest of the host (memslot updates, zapped and collapsed mappings, KSM,
- * aging, other users of KVM's ioctls) can be added with -N.  With -n, nested guests do
+ * aging, swapping, other users of KVM's ioctls) can be added with -N.  With -n, nested guests do
  * the writing, i.e. KVM logs writes via shadow pages of L1's nested page tables.  With
  * -d, the host takes its time to copy a page, i.e. is as slow, next to its guests, as one
  * that sends it over a network.  With -H, two threads clear the log, each of one half.
@@ -34,6 +34,7 @@
 #include <linux/bitops.h>
 #include <linux/sizes.h>
 
+#include "cgroup_util.h"
 #include "eager_split.h"
 #include "guest_modes.h"
 #include "kvm_util.h"
@@ -101,6 +102,8 @@ enum noise {
 	NOISE_RECYCLE,
 	/* Have KVM map pages before vCPUs do, which marks them dirty */
 	NOISE_PREFAULT,
+	/* Have the host swap, by reclaiming the memory cgroup that the test then has */
+	NOISE_RECLAIM,
 	NR_NOISES,
 };
 
@@ -113,9 +116,11 @@ static const char * const noise_names[NR_NOISES] = {
 	[NOISE_AGE]		= "age",
 	[NOISE_RECYCLE]		= "recycle",
 	[NOISE_PREFAULT]	= "prefault",
+	[NOISE_RECLAIM]		= "reclaim",
 };
 
 struct test_params {
+	unsigned long log_modes;
 	enum log_mode log_mode;
 	enum vm_mem_backing_src_type backing_src;
 	unsigned long noises;
@@ -127,6 +132,7 @@ struct test_params {
 	u32 seed;
 	bool nested;
 	bool eager_split;
+	const char *cgroup;
 };
 
 /* How often vCPUs write a page. */
@@ -726,6 +732,13 @@ static bool make_noise(struct mirror *m, enum noise kind,
 				   (void *)(kvm_random_bool(rng) ? 64ul : 4096ul));
 	case NOISE_PREFAULT:
 		return prefault(m, start, n);
+	case NOISE_RECLAIM:
+		/*
+		 * Falls short if all of it is in use.  Swapping it in is work for
+		 * vCPUs, go easy.
+		 */
+		usleep(5000);
+		return !cg_write(m->p->cgroup, "memory.reclaim", "1M") || errno == EAGAIN;
 	default:
 		TEST_FAIL("Unknown noise %d", kind);
 	}
@@ -1102,9 +1115,53 @@ static void help(char *name)
 	exit(0);
 }
 
+static int run_log_modes(const char *cgroup, void *arg)
+{
+	struct test_params *p = arg;
+	int i;
+
+	p->cgroup = cgroup;
+	for (i = 0; i < NR_LOG_MODES; i++) {
+		if (!(p->log_modes & BIT(i)))
+			continue;
+		p->log_mode = i;
+		pr_info("Log mode %s, seed %u, %d %svCPUs, %lu MiB of %s, %d s\n",
+			log_mode_names[i], p->seed, p->nr_vcpus,
+			p->nested ? "nested " : "", p->mem_size / SZ_1M,
+			vm_mem_backing_src_alias(p->backing_src)->name, p->seconds);
+		for_each_guest_mode(run_test, p);
+	}
+	return 0;
+}
+
+/* The memory is charged to a cgroup of its own, i.e. nobody else's is reclaimed. */
+static int run_in_cgroup(struct test_params *p)
+{
+	char root[PATH_MAX], name[32], *cgroup;
+	long swapped;
+	int ret;
+
+	__TEST_REQUIRE(!cg_find_controller_root(root, sizeof(root), "memory"),
+		       "Cannot find memory cgroup controller");
+	snprintf(name, sizeof(name), "dirty_log_mirror_test.%d", getpid());
+	cgroup = cg_name(root, name);
+	__TEST_REQUIRE(!cg_create(cgroup), "Cannot create %s: %s", cgroup, strerror(errno));
+	ret = cg_run(cgroup, run_log_modes, p);
+	/* In bytes. */
+	swapped = cg_read_long(cgroup, "memory.swap.peak");
+	cg_destroy(cgroup);
+	free(cgroup);
+
+	printf("swapped_kib=%ld\n", swapped > 0 ? swapped / SZ_1K : 0);
+	if (!ret)
+		__TEST_REQUIRE(swapped > 0, "Nothing was swapped: is there any swap?");
+	return ret;
+}
+
 int main(int argc, char *argv[])
 {
 	struct test_params p = {
+		.log_modes = GENMASK(NR_LOG_MODES - 1, 0),
 		.backing_src = DEFAULT_VM_MEM_SRC,
 		.mem_size = DEFAULT_MEM_SIZE,
 		.nr_vcpus = DEFAULT_NR_VCPUS,
@@ -1113,8 +1170,7 @@ int main(int argc, char *argv[])
 		.seed = time(NULL),
 	};
 	struct sigaction sa = { .sa_handler = kick };
-	unsigned long modes = GENMASK(NR_LOG_MODES - 1, 0);
-	int opt, i;
+	int opt;
 
 	guest_modes_append_default();
 
@@ -1139,7 +1195,7 @@ int main(int argc, char *argv[])
 			guest_modes_cmdline(optarg);
 			break;
 		case 'M':
-			modes = parse_names("log mode", optarg, log_mode_names, NR_LOG_MODES);
+			p.log_modes = parse_names("log mode", optarg, log_mode_names, NR_LOG_MODES);
 			break;
 		case 'n':
 			p.nested = true;
@@ -1181,16 +1237,7 @@ int main(int argc, char *argv[])
 		       "KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE not supported");
 
 	sigaction(SIGUSR1, &sa, NULL);
-	for (i = 0; i < NR_LOG_MODES; i++) {
-		if (!(modes & BIT(i)))
-			continue;
-		p.log_mode = i;
-		pr_info("Log mode %s, seed %u, %d %svCPUs, %lu MiB of %s, %d s\n",
-			log_mode_names[i], p.seed, p.nr_vcpus,
-			p.nested ? "nested " : "", p.mem_size / SZ_1M,
-			vm_mem_backing_src_alias(p.backing_src)->name, p.seconds);
-		for_each_guest_mode(run_test, &p);
-	}
-
-	return 0;
+	if (p.noises & BIT(NOISE_RECLAIM))
+		return run_in_cgroup(&p);
+	return run_log_modes(NULL, &p);
 }

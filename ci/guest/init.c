@@ -9,6 +9,7 @@
  * digits stand for a byte, and "\000" alone for an empty word:
  *   set PATH VALUE...               write VALUE to PATH; a failure ends the run, unless
  *                                   there is no PATH, which is noted
+ *   swap DEVICE                     swap to DEVICE, all of it; without one, that is noted
  *   cpus FIRST                      tests run on the CPUs from number FIRST on, if there are
  *                                   any, unless they choose others themselves
  *   user                            tests run as nobody, who has /dev/kvm
@@ -47,12 +48,14 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/fs.h>
 #include <linux/kvm.h>
 
 /* What /plan has the kernel trace; a few lines of it say what happened to a test. */
@@ -406,6 +409,30 @@ static void set(char **words, int nr)
 	close(fd);
 }
 
+/* What mkswap writes, and swapon. */
+static void swap_to(const char *device)
+{
+	long page_size = sysconf(_SC_PAGESIZE);
+	char header[page_size];
+	unsigned long long size;
+	unsigned int *version = (unsigned int *)(header + 1024), *last_page = version + 1;
+	int fd = open(device, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0 && errno == ENOENT) {
+		say("# no %s on this kernel", device);
+		return;
+	}
+	if (fd < 0 || ioctl(fd, BLKGETSIZE64, &size))
+		bail_out("cannot open %s: %s", device, strerror(errno));
+	memset(header, 0, page_size);
+	*version = 1;
+	*last_page = size / page_size - 1;
+	memcpy(header + page_size - 10, "SWAPSPACE2", 10);
+	if (write(fd, header, page_size) != page_size || fsync(fd) || swapon(device, 0))
+		bail_out("cannot swap to %s: %s", device, strerror(errno));
+	close(fd);
+}
+
 /* Tests inherit init's CPUs. */
 static void use_cpus(int first)
 {
@@ -547,6 +574,8 @@ int main(void)
 			use_cpus(atoi(words[1]));
 		else if (!strcmp(words[0], "set") && nr_words >= 3)
 			set(words, nr_words);
+		else if (!strcmp(words[0], "swap") && nr_words == 2)
+			swap_to(words[1]);
 		else if (!strcmp(words[0], "shell"))
 			shell();
 		else

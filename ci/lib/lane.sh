@@ -67,7 +67,7 @@ lane_keys() {
 		case $line in
 		'# '*) LANE[about]=${LANE[about]:-${line#\# }} ;;
 		'') ;;
-		'set '* | user) LANE[plan]+=$line$'\n' ;;
+		'set '* | 'swap '* | user) LANE[plan]+=$line$'\n' ;;
 		*=*)
 			[[ $known == *" ${line%%=*} "* ]] || die $E_USAGE "ci/lanes/$1: no key '${line%%=*}'; there are:$known"
 			LANE[${line%%=*}]=${line#*=}
