@@ -68,3 +68,18 @@ setup() {
 	run -3 "$DEBIAN" trixie ls 8>&-
 	[[ $output == *"is in use"* ]]
 }
+
+@test "debian: whoever ends it ends what runs there, and it can be had again" {
+	touch "$BATS_TEST_TMPDIR/works"
+	"$DEBIAN" trixie sh -c 'touch /began; while :; do busybox sleep 1; done' 3>&- &
+	for ((i = 0; i < 300; i++)); do
+		[[ ! -e $KVM_STACK_BUILD/debian/trixie/began ]] || break
+		sleep 0.1
+	done
+	kill $!
+	code=0
+	wait $! || code=$?
+	((code == 130))
+	run -0 "$DEBIAN" trixie ls
+	refute pgrep -f 'touch /began; while'
+}
