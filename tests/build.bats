@@ -154,7 +154,7 @@ with_library() {
 
 @test "what was downloaded is there whole, or not at all" {
 	mkdir "$BATS_TEST_TMPDIR/bin"
-	printf '#!/bin/sh\ncase $* in *download*) : >busybox-static_1.deb ;; esac\n' >"$BATS_TEST_TMPDIR/bin/apt-get"
+	printf '#!/bin/sh\ncase $* in *" download "*) : >busybox-static_1.deb ;; esac\n' >"$BATS_TEST_TMPDIR/bin/apt-get"
 	# Half of it, and then the disk is full.
 	printf '#!/bin/sh\nmkdir -p "$3/bin"; echo "$SAYS" >"$3/bin/busybox"; [ "$SAYS" = whole ]\n' >"$BATS_TEST_TMPDIR/bin/dpkg-deb"
 	chmod +x "$BATS_TEST_TMPDIR"/bin/*

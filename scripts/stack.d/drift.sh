@@ -66,7 +66,7 @@ verb_drift() {
 		fi
 		n[$state]=$((n[$state] + 1))
 		printf '%-10s %s\n' "$state" "${p##*/}"
-		[[ $state != conflicts ]] || printf '%s\n' "$UNMERGED" | sed 's/^/           in /'
+		[[ $state != conflicts || -z $UNMERGED ]] || printf '%s\n' "$UNMERGED" | sed 's/^/           in /'
 		in_topic[${TOPIC_OF[${p##*/}]} $state]=$((${in_topic[${TOPIC_OF[${p##*/}]} $state]-0} + 1))
 	done
 	printf '\n%-20s %7s %6s %9s %8s\n' topic applies 3-way conflicts upstream

@@ -11,8 +11,8 @@
 # scripts/stack export.
 #
 # With --undo: base, branch and topic branches as they were before the last rebase that got through.
-# What that made, and what was committed since, stays under the tag stack-undone-DATE; patches/, if you
-# have exported, is git's to take back.
+# What that made, and what was committed since, stays under the tag stack-undone-DATE; patches/ and selftests/,
+# if you have exported, are git's to take back.
 #
 # With --tree: the same in a tree of yours, with its base that "base --tree" recorded.
 
@@ -114,7 +114,7 @@ undo_rebase() {
 
 	file=$(before_of "$dir")
 	[[ -f $file ]] || die $E_USAGE "no rebase of $dir got through that could be undone"
-	grep -qF " refs/heads/$(branch_of "$dir")" "$file" || die $E_ENV "$dir is on $(branch_of "$dir"), which the last rebase didn't move"
+	cut -d' ' -f2 "$file" | grep -qxF "refs/heads/$(branch_of "$dir")" || die $E_ENV "$dir is on $(branch_of "$dir"), which the last rebase didn't move"
 	git -C "$dir" tag "stack-undone-$(date +%Y%m%d-%H%M%S)" HEAD
 	while read -r commit ref; do
 		case $ref in
