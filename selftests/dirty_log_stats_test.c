@@ -18,6 +18,7 @@
 #include <linux/bitmap.h>
 #include <linux/sizes.h>
 
+#include "harvest_stat.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -29,7 +30,6 @@
 #define TEST_GPA	SZ_4G
 #define TEST_PAGES	512
 #define RING_ENTRIES	4096
-#define STAT		"dirty_log_harvest_max_ns"
 
 /* Shared with the guest. */
 static u64 page_size;
@@ -64,33 +64,6 @@ static u64 now_ns(void)
 	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
-static u64 peak(struct kvm_vm *vm)
-{
-	return vm_get_stat(vm, dirty_log_harvest_max_ns);
-}
-
-static bool has_stat(struct kvm_vm *vm)
-{
-	struct kvm_stats_header header;
-	struct kvm_stats_desc *descs, *desc;
-	bool found = false;
-	u32 i;
-
-	read_stats_header(vm->stats.fd, &header);
-	descs = read_stats_descriptors(vm->stats.fd, &header);
-	for (i = 0; i < header.num_desc && !found; i++) {
-		desc = get_stats_descriptor(descs, i, &header);
-		found = !strcmp(desc->name, STAT);
-		if (found)
-			TEST_ASSERT((desc->flags & KVM_STATS_TYPE_MASK) == KVM_STATS_TYPE_PEAK &&
-				    (desc->flags & KVM_STATS_UNIT_MASK) == KVM_STATS_UNIT_SECONDS &&
-				    desc->exponent == -9,
-				    STAT " is no peak in nanoseconds");
-	}
-	free(descs);
-	return found;
-}
-
 static void start_tracing(void)
 {
 	char pid[16];
@@ -106,7 +79,7 @@ static void start_tracing(void)
 	TEST_ASSERT(write(fd, pid, strlen(pid)) == (ssize_t)strlen(pid), "Can't trace ourselves");
 	close(fd);
 	TEST_ASSERT(trace_count_event("kvm_dirty_log_harvest"),
-		    "KVM has " STAT ", but no event kvm_dirty_log_harvest");
+		    "KVM has " HARVEST_STAT ", but no event kvm_dirty_log_harvest");
 }
 
 /* Of the events since the last call, which must be one if @wanted, else none. */
@@ -151,7 +124,7 @@ static void verify_event(const char *wanted, int slot, u64 pages, u64 waited, u6
  */
 static void verify(struct kvm_vm *vm, const char *op, int slot, u64 pages, u64 begin, u64 before)
 {
-	u64 waited = now_ns() - begin, after = peak(vm), ns;
+	u64 waited = now_ns() - begin, after = longest_harvest_ns(vm), ns;
 
 	verify_event(op, slot, pages, waited, &ns);
 	if (!op) {
@@ -188,7 +161,7 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, bool manual, bool ring)
 				    KVM_MEM_LOG_DIRTY_PAGES);
 	virt_map(vm, TEST_GVA, TEST_GPA, guest_pages);
 	guest_write_all(*vcpu);
-	TEST_ASSERT(!peak(vm), "Nothing was harvested yet");
+	TEST_ASSERT(!longest_harvest_ns(vm), "Nothing was harvested yet");
 	return vm;
 }
 
@@ -204,12 +177,12 @@ static void test_get(void)
 		begin = now_ns();
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
 		verify(vm, "get", TEST_SLOT, nr_pages, begin, before);
-		before = peak(vm);
+		before = longest_harvest_ns(vm);
 
 		begin = now_ns();
 		kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);
 		verify(vm, "get", TEST_SLOT, 0, begin, before);
-		before = peak(vm);
+		before = longest_harvest_ns(vm);
 		guest_write_all(vcpu);
 	}
 
@@ -233,7 +206,7 @@ static void test_clear(void)
 	verify(vm, "clear", TEST_SLOT, nr_pages / 2, begin, 0);
 
 	/* Half of it is clear already. */
-	before = peak(vm);
+	before = longest_harvest_ns(vm);
 	begin = now_ns();
 	kvm_vm_clear_dirty_log(vm, TEST_SLOT, bitmap, 0, nr_pages);
 	verify(vm, "clear", TEST_SLOT, nr_pages / 2, begin, before);
@@ -269,9 +242,9 @@ int main(void)
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
 		     KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
 	vm = vm_create_barebones();
-	found = has_stat(vm);
+	found = has_harvest_stat(vm);
 	kvm_vm_free(vm);
-	__TEST_REQUIRE(found, "KVM has no statistic " STAT);
+	__TEST_REQUIRE(found, "KVM has no statistic " HARVEST_STAT);
 
 	start_tracing();
 	test_get();
