@@ -1099,7 +1099,8 @@ static void help(char *name)
 	printf(" -H: number of threads that clear the log, 1 or 2 (default: 1)\n");
 	printf(" -M: comma separated list of log modes (default: all):\n     ");
 	print_names(log_mode_names, NR_LOG_MODES);
-	printf(" -N: comma separated list of noises (default: none):\n     ");
+	printf(" -N: comma separated list of noises (default: none), all are all but %s:\n     ",
+	       noise_names[NOISE_RECLAIM]);
 	print_names(noise_names, NR_NOISES);
 	printf(" -b: size of the dirty logged memory, e.g. 32M (default: %uM)\n",
 	       DEFAULT_MEM_SIZE / SZ_1M);
@@ -1202,6 +1203,9 @@ int main(int argc, char *argv[])
 			break;
 		case 'N':
 			p.noises = parse_names("noise", optarg, noise_names, NR_NOISES);
+			/* Needs swap, and a memory cgroup, which not every host has. */
+			if (!strcmp(optarg, "all"))
+				p.noises &= ~BIT(NOISE_RECLAIM);
 			break;
 		case 'r':
 			p.seed = atoi_positive("Seed", optarg);
