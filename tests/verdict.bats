@@ -275,6 +275,8 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 @test "which selftests are built is said, where build/linux has others" {
 	fake_trees
 	mkdir -p "$LINUX/tools/testing/selftests/kvm/x86" "$PROJECT/selftests/x86"
+	# As in a clone: git has its own idea of what a path is relative to.
+	git init -q "$PROJECT"
 	echo "int x;" | tee "$PROJECT/selftests/x86/new_test.c" >"$LINUX/tools/testing/selftests/kvm/x86/new_test.c"
 	commit_all "$LINUX" "KVM: selftests: New"
 	run "$RUN" --kernel stack --lane svm-tdp --test one

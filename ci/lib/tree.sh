@@ -50,7 +50,7 @@ differing_selftests() {
 	((${#files[@]})) || return 0
 	LC_ALL=C join -t $'\t' -j 2 -o 1.2,1.1,2.1 \
 		<(git -C "$LINUX" ls-tree -r "$1" tools/testing/selftests/kvm/ | sed -E 's,^[0-9]+ blob ([0-9a-f]+)\ttools/testing/selftests/kvm/,\1\t,' | sort -t $'\t' -k 2) \
-		<(cd "$ROOT/selftests" && paste <(printf '%s\n' "${files[@]}" | git hash-object --no-filters --stdin-paths) \
+		<(cd "$ROOT/selftests" && paste <(printf '%s\n' "${files[@]}" | git --git-dir="$LINUX/.git" hash-object --no-filters --stdin-paths) \
 			<(printf '%s\n' "${files[@]}") | sort -t $'\t' -k 2) |
 		awk -F'\t' '$2 != $3 { print $1 }'
 }

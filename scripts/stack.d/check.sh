@@ -99,31 +99,52 @@ waive() {
 	grep -vE "^$|:($(IFS='|'; echo "${types[*]-none}")):" || true
 }
 
+# check_patch PATCH SPELLING: what checkpatch, codespell, which found SPELLING, and the rules for changelogs say.
+check_patch() {
+	local p=$1 spelling=$2 out faults
+
+	# Debian's python3, and not one of the user's, has what checkpatch's spdxcheck.py needs.
+	out=$(cd "$LINUX" && PATH=/usr/bin:/bin:$PATH no_dotfiles perl scripts/checkpatch.pl --no-signoff --quiet \
+		--no-summary --terse --show-types "$ROOT/patches/$p" 2>&1) || true
+	mapfile -t faults < <(waive "$p" <<<"$out" | sed 's/^[^:]*\///')
+	verdict "checkpatch $p" ${faults[@]+"${faults[@]}"}
+	mapfile -t faults < <(grep -oE "/patches/$p:[0-9]+: .*" <<<"$spelling" | sed 's,^/patches/,,' || true)
+	verdict "codespell $p" ${faults[@]+"${faults[@]}"}
+	mapfile -t faults < <(check_changelog "$p")
+	verdict "changelog $p" ${faults[@]+"${faults[@]}"}
+}
+
 check_each_patch() {
-	local p out faults spelled spelling files=()
+	local p faults spelled spelling here=() dir i pids=() cpus
 
 	spelled=$(sed '/^#/d; s/ .*//' "$ROOT/scripts/spelling" | paste -sd,)
 	for p in "${PATCHES[@]}"; do
-		[[ ! -f $ROOT/patches/$p ]] || files+=("$ROOT/patches/$p")
+		[[ ! -f $ROOT/patches/$p ]] || here+=("$p")
 	done
-	((${#files[@]})) || return 0
+	((${#here[@]})) || return 0
 	# All at once: to begin takes it longer than to read a patch. It reads a .codespellrc where it runs.
-	spelling=$(cd "$ROOT" && codespell -q 3 -L "$spelled" "${files[@]}" 2>&1) || true
+	spelling=$(cd "$ROOT" && codespell -q 3 -L "$spelled" "${here[@]/#/$ROOT/patches/}" 2>&1) || true
 	mapfile -t faults < <(grep -vE '^$|/patches/[^/:]+:[0-9]+: ' <<<"$spelling" || true)
 	verdict "codespell runs" ${faults[@]+"${faults[@]}"}
-	for p in "${PATCHES[@]}"; do
-		[[ -f $ROOT/patches/$p ]] || continue
-		faults=()
-		# Debian's python3, and not one of the user's, has what checkpatch's spdxcheck.py needs.
-		out=$(cd "$LINUX" && PATH=/usr/bin:/bin:$PATH no_dotfiles perl scripts/checkpatch.pl --no-signoff --quiet \
-			--no-summary --terse --show-types "$ROOT/patches/$p" 2>&1) || true
-		mapfile -t faults < <(waive "$p" <<<"$out" | sed 's/^[^:]*\///')
-		verdict "checkpatch $p" ${faults[@]+"${faults[@]}"}
-		mapfile -t faults < <(grep -oE "/patches/$p:[0-9]+: .*" <<<"$spelling" | sed 's,^/patches/,,' || true)
-		verdict "codespell $p" ${faults[@]+"${faults[@]}"}
-		mapfile -t faults < <(check_changelog "$p")
-		verdict "changelog $p" ${faults[@]+"${faults[@]}"}
+
+	# One for each CPU at a time; told in order.
+	dir=$(mktemp -d) cpus=$(nproc)
+	for ((i = 0; i < ${#here[@]} + cpus; i++)); do
+		((i < cpus)) || tell $((i - cpus))
+		((i < ${#here[@]})) || continue
+		check_patch "${here[i]}" "$spelling" >"$dir/$i" &
+		pids[i]=$!
 	done
+	rm -r "$dir"
+}
+
+# tell I: check_each_patch()'s Ith patch is done.
+tell() {
+	((i - cpus < ${#here[@]})) || return 0
+	wait "${pids[$1]}" || die $? "${here[$1]} could not be checked"
+	cat "$dir/$1"
+	PASSES=$((PASSES + $(grep -c '^ok' "$dir/$1" || true)))
+	FAULTS=$((FAULTS + $(grep -c '^not ok' "$dir/$1" || true)))
 }
 
 # incomplete_selftests TREE: what the patch on top of TREE leaves without a file: programs that the Makefile
