@@ -6,7 +6,7 @@ run:	## the main job: base against stack in every default lane; report in build/
 report:	## keeps the last run's table and plots, in results/
 	@ci/report
 
-check:	## the tests: stack, harness, every patch builds, lanes, lockdep, mutations
+check:	## the tests: stack, harness, every patch builds, lanes, mutations
 	@ci/check
 
 soak:	## everything: all upstream selftests in all lanes, lockdep, all mutations; hours
