@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Verify that L1 runs with a root of its own after userspace took the vCPU out of L2, by
- * KVM_SET_NESTED_STATE, although the root that L1 had before it ran L2 was freed meanwhile.
+ * Verify that L1 runs with page tables and CR0 as KVM wants them after userspace took the
+ * vCPU out of L2, by KVM_SET_NESTED_STATE: what was loaded before L1 ran L2 is no more.
  */
 #include <signal.h>
-#include <unistd.h>
+#include <sys/time.h>
 
 #include "kvm_util.h"
 #include "processor.h"
@@ -14,9 +14,11 @@
 
 #define DATA_SLOT	10
 #define DATA_GPA	0xc0000000ul
+#define READONLY_SLOT	11
+#define READONLY_GPA	0xd0000000ul
 
-/* A vCPU that doesn't get ahead, because KVM fixes the faults of another root, is killed. */
-#define HANG_SECONDS	10
+/* For a vCPU that doesn't get ahead, as KVM fixes faults in another root. */
+#define HANG_SECONDS	30
 
 enum stage {
 	STAGE_L2,
@@ -48,22 +50,37 @@ static void l1_guest_code(struct svm_test_data *svm)
 static void l1_goes_on(void)
 {
 	GUEST_SYNC_ARGS(STAGE_L1, read_data(), 0, 0, 0);
+
+	/* Without CR0.WP, which L1 doesn't set, the CPU wouldn't fault. */
+	READ_ONCE(*(u64 *)READONLY_GPA);
+	WRITE_ONCE(*(u64 *)READONLY_GPA, 1);
+	GUEST_FAIL("L1 wrote to what is read-only");
 }
 
 static void interrupt(int signal)
 {
 }
 
+static void run(struct kvm_vcpu *vcpu)
+{
+	/* Again and again, lest the first one comes before KVM_RUN. */
+	const struct itimerval hang = {
+		.it_value.tv_sec = HANG_SECONDS,
+		.it_interval.tv_sec = 1,
+	}, off = {};
+	int ret;
+
+	TEST_ASSERT(!setitimer(ITIMER_REAL, &hang, NULL), "setitimer: %s", strerror(errno));
+	ret = __vcpu_run(vcpu);
+	TEST_ASSERT(!ret, "The vCPU doesn't get ahead: %s", strerror(errno));
+	TEST_ASSERT(!setitimer(ITIMER_REAL, &off, NULL), "setitimer: %s", strerror(errno));
+}
+
 static void run_stage(struct kvm_vcpu *vcpu, enum stage stage, u64 data)
 {
 	struct ucall uc;
-	int ret;
 
-	alarm(HANG_SECONDS);
-	ret = __vcpu_run(vcpu);
-	alarm(0);
-	TEST_ASSERT(!ret, "Stage %d: the vCPU doesn't get ahead: %s", stage, strerror(errno));
-
+	run(vcpu);
 	switch (get_ucall(vcpu, &uc)) {
 	case UCALL_SYNC:
 		TEST_ASSERT(uc.args[1] == stage, "Got to stage %lu, expected %d",
@@ -95,19 +112,23 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_NESTED_STATE));
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_READONLY_MEM));
 
 	vm = vm_create_with_one_vcpu(&vcpu, l1_guest_code);
 	vcpu_alloc_svm(vm, &nested_gva);
 	vcpu_args_set(vcpu, 1, nested_gva);
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, DATA_GPA, DATA_SLOT, 1, 0);
 	virt_map(vm, DATA_GPA, DATA_GPA, 1);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, READONLY_GPA, READONLY_SLOT, 1,
+				    KVM_MEM_READONLY);
+	virt_map(vm, READONLY_GPA, READONLY_GPA, 1);
 	data = addr_gpa2hva(vm, DATA_GPA);
 	sigaction(SIGALRM, &sa, NULL);
 
 	*data = 1;
 	run_stage(vcpu, STAGE_L2, 1);
 
-	/* Roots, i.e. L1's as well, are freed before L2 goes on, with another one. */
+	/* The roots, L1's as well, are freed before L2 goes on, with another one. */
 	vm_mem_region_reload(vm, DATA_SLOT);
 	*data = 2;
 	run_stage(vcpu, STAGE_L2_AGAIN, 2);
@@ -120,6 +141,12 @@ int main(int argc, char *argv[])
 	vcpu_regs_set(vcpu, &regs);
 	*data = 3;
 	run_stage(vcpu, STAGE_L1, 3);
+
+	run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason == KVM_EXIT_MMIO && vcpu->run->mmio.is_write &&
+		    vcpu->run->mmio.phys_addr == READONLY_GPA,
+		    "L1's write to what is read-only didn't exit: %s",
+		    exit_reason_str(vcpu->run->exit_reason));
 
 	kvm_vm_free(vm);
 	return 0;
