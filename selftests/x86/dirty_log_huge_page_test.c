@@ -185,7 +185,7 @@ static void test_enable(useconds_t delay)
 	bitmap = bitmap_zalloc(m.nr_pages);
 	e = (struct enabler) { .vm = vm, .m = &m };
 
-	pthread_create(&thread, NULL, enable_logging, &e);
+	kvm_pthread_create(&thread, NULL, enable_logging, &e);
 	usleep(delay);
 	/* The CPU may not look at D-bits of what the other vCPU has in its TLB. */
 	guest_write(vcpus[1], 1, 1);

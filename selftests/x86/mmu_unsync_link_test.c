@@ -48,6 +48,8 @@ static bool use_cr3;
 /* Between the vCPUs: the round that may begin, in which the linker faults, and has. */
 static u64 todo, linking, linked;
 static u64 link_ticks;
+/* TSCs may differ, and the vCPU may move. */
+#define MAX_LINK_TICKS	100000000ul
 static bool stop;
 
 static void linker_code(void)
@@ -97,7 +99,7 @@ static void invalidator_code(void)
 		while (READ_ONCE(linking) != nr)
 			cpu_relax();
 		seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-		until = rdtsc() + (seed >> 33) % (READ_ONCE(link_ticks) + 1);
+		until = rdtsc() + (seed >> 33) % (min_t(u64, READ_ONCE(link_ticks), MAX_LINK_TICKS) + 1);
 		while (rdtsc() < until)
 			;
 

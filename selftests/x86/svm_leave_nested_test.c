@@ -4,6 +4,7 @@
  * vCPU out of L2, by KVM_SET_NESTED_STATE: what was loaded before L1 ran L2 is no more.
  */
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 
 #include "kvm_util.h"
@@ -55,6 +56,13 @@ static void l1_goes_on(void)
 	READ_ONCE(*(u64 *)READONLY_GPA);
 	WRITE_ONCE(*(u64 *)READONLY_GPA, 1);
 	GUEST_FAIL("L1 wrote to what is read-only");
+}
+
+/* In another page each time, or an old translation would do. */
+static void set_data(u64 *data, u64 value)
+{
+	TEST_ASSERT(!madvise(data, getpagesize(), MADV_DONTNEED), "madvise: %s", strerror(errno));
+	*data = value;
 }
 
 static void interrupt(int signal)
@@ -125,12 +133,12 @@ int main(int argc, char *argv[])
 	data = addr_gpa2hva(vm, DATA_GPA);
 	sigaction(SIGALRM, &sa, NULL);
 
-	*data = 1;
+	set_data(data, 1);
 	run_stage(vcpu, STAGE_L2, 1);
 
 	/* The roots, L1's as well, are freed before L2 goes on, with another one. */
 	vm_mem_region_reload(vm, DATA_SLOT);
-	*data = 2;
+	set_data(data, 2);
 	run_stage(vcpu, STAGE_L2_AGAIN, 2);
 
 	vcpu_nested_state_set(vcpu, &state);
@@ -139,7 +147,7 @@ int main(int argc, char *argv[])
 	/* As if l1_goes_on() had been called. */
 	regs.rsp = align_down(regs.rsp, 16) - 8;
 	vcpu_regs_set(vcpu, &regs);
-	*data = 3;
+	set_data(data, 3);
 	run_stage(vcpu, STAGE_L1, 3);
 
 	run(vcpu);
