@@ -99,7 +99,8 @@ static void invalidator_code(void)
 		while (READ_ONCE(linking) != nr)
 			cpu_relax();
 		seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-		until = rdtsc() + (seed >> 33) % (min_t(u64, READ_ONCE(link_ticks), MAX_LINK_TICKS) + 1);
+		until = rdtsc() + (seed >> 33) % (min_t(u64, READ_ONCE(link_ticks),
+							MAX_LINK_TICKS) + 1);
 		while (rdtsc() < until)
 			;
 
