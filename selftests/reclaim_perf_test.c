@@ -229,8 +229,9 @@ static int run_test(const char *cgroup, void *arg)
 		create_process(p);
 	else
 		create_vm(p);
-	reclaim.access->page_size = max_t(u64, getpagesize(),
-					  reclaim.vm ? reclaim.vm->page_size : 0);
+	reclaim.access->page_size = getpagesize();
+	if (reclaim.vm)
+		reclaim.access->page_size = max_t(u64, getpagesize(), reclaim.vm->page_size);
 	reclaim.access->nr_pages = p->mem_size / reclaim.access->page_size;
 	snprintf(bytes, sizeof(bytes), "%lu", (unsigned long)p->batch_size);
 	batch = p->batch_size / reclaim.access->page_size;
