@@ -109,7 +109,7 @@ static void write_cold_pages(struct access *a, void *mem)
 		if (!(a->next_cold % HOT_SHARE))
 			a->next_cold++;
 		write_page(a, mem, a->next_cold);
-		/* Ends with a cold page, as there are HOT_SHARE times so many pages. */
+		/* The last page is cold: there is a multiple of HOT_SHARE of them. */
 		a->next_cold = (a->next_cold + 1) % a->nr_pages;
 	}
 }

@@ -140,7 +140,7 @@ check_each_patch() {
 
 # tell I: check_each_patch()'s Ith patch is done.
 tell() {
-	((i - cpus < ${#here[@]})) || return 0
+	(($1 < ${#here[@]})) || return 0
 	wait "${pids[$1]}" || die $? "${here[$1]} could not be checked"
 	cat "$dir/$1"
 	PASSES=$((PASSES + $(grep -c '^ok' "$dir/$1" || true)))
