@@ -148,6 +148,20 @@ static bool as_expected(void)
 	return true;
 }
 
+/* The counts are of all VMs. */
+static bool others_take_mmu_lock(void)
+{
+	int i;
+
+	for (i = 0; i < MMU_LOCK_TRIES; i++) {
+		u64 writes = read_mmu_lock_counts().writes;
+
+		if (read_mmu_lock_counts().writes == writes)
+			return false;
+	}
+	return true;
+}
+
 static void judge(void)
 {
 	struct call *call;
@@ -383,6 +397,8 @@ static void run_test(void (*test)(enum vm_mem_backing_src_type, const char *, u6
 		nr_calls = 0;
 		test(src, mode, flags);
 	}
+	__TEST_REQUIRE(as_expected() || !others_take_mmu_lock(),
+		       "Other VMs take mmu_lock all the time");
 	judge();
 }
 

@@ -52,14 +52,15 @@
 #define TEST_SLOT		10
 #define NOISE_SLOT		11
 #define NOISE_MEM_SIZE		SZ_4M
-#define RING_ENTRIES		2048
+/* KVM wants a ring to be a page at least, of 64 KiB if need be. */
+#define RING_ENTRIES		4096
 
 #define MAX_VCPUS		16
 #define MAX_HARVESTERS		2
 /* Far beyond what a vCPU needs to look at a variable in its memory. */
 #define STOP_SECONDS		10
 
-#define DEFAULT_SECONDS		2
+#define DEFAULT_SECONDS		1
 #define DEFAULT_MEM_SIZE	SZ_32M
 #define DEFAULT_NR_VCPUS	2
 
@@ -267,7 +268,7 @@ static void guest_code(u32 vcpu_idx)
 	 */
 	sti();
 #endif
-	while (!READ_ONCE(guest_stop)) {
+	do {
 		/*
 		 * Every vCPU owns a word of each page, so that vCPUs fault on
 		 * the same pages, yet don't overwrite each other's values.
@@ -284,7 +285,7 @@ static void guest_code(u32 vcpu_idx)
 			page = kvm_random_u32(&rng) % noise_nr_pages;
 			guest_write(noise_gva + page * guest_page_size, vcpu_idx, writes);
 		}
-	}
+	} while (!READ_ONCE(guest_stop));
 
 	guest_writes[vcpu_idx] = writes;
 	GUEST_DONE();
@@ -322,6 +323,11 @@ static bool nested_supported(void)
 	       kvm_cpu_has_tdp();
 }
 
+static bool nested_mode_supported(enum vm_guest_mode mode)
+{
+	return true;
+}
+
 #define NESTED_OFFSET		(-2 * (gpa_t)SZ_4G)
 /* Page tables for all of L2's memory, and control blocks and stacks. */
 #define NESTED_PAGES(nr_vcpus)	(513 + 10 * (nr_vcpus))
@@ -348,6 +354,11 @@ static bool nested_supported(void)
 	return kvm_has_cap(KVM_CAP_ARM_EL2);
 }
 
+static bool nested_mode_supported(enum vm_guest_mode mode)
+{
+	return vm_guest_mode_params[mode].pa_bits == L2_IPA_BITS;
+}
+
 #define NESTED_OFFSET		0
 /* All vCPUs share L1's page tables. */
 #define NESTED_PAGES(nr_vcpus)	((nr_vcpus) ? L1_STAGE2_PAGES : 0)
@@ -357,6 +368,11 @@ static void setup_nested(struct mirror *m, gpa_t gpa, u64 size)
 }
 
 static bool nested_supported(void)
+{
+	return false;
+}
+
+static bool nested_mode_supported(enum vm_guest_mode mode)
 {
 	return false;
 }
@@ -680,7 +696,7 @@ static bool make_noise(struct mirror *m, enum noise kind,
 	u64 start = align_down(kvm_random_u64(rng) % len, getpagesize());
 	u64 n = min_t(u64, len - start, getpagesize() << (kvm_random_u32(rng) % 10));
 	int prot = PROT_READ | PROT_WRITE;
-	u64 huge = get_trans_hugepagesz();
+	u64 huge;
 
 	switch (kind) {
 	case NOISE_FLAGS:
@@ -703,6 +719,10 @@ static bool make_noise(struct mirror *m, enum noise kind,
 		return !madvise(m->noise_mem + start % NOISE_MEM_SIZE, getpagesize(),
 				MADV_DONTNEED);
 	case NOISE_COLLAPSE:
+		errno = EOPNOTSUPP;
+		if (!thp_configured())
+			return false;
+		huge = get_trans_hugepagesz();
 		start = align_up((unsigned long)m->mem + start, huge);
 		if (start + huge > (unsigned long)m->mem + len)
 			start = align_up((unsigned long)m->mem, huge);
@@ -738,7 +758,8 @@ static bool make_noise(struct mirror *m, enum noise kind,
 		 * vCPUs, go easy.
 		 */
 		usleep(5000);
-		return !cg_write(m->p->cgroup, "memory.reclaim", "1M") || errno == EAGAIN;
+		errno = -cg_write(m->p->cgroup, "memory.reclaim", "1M");
+		return !errno || errno == EAGAIN;
 	default:
 		TEST_FAIL("Unknown noise %d", kind);
 	}
@@ -824,7 +845,7 @@ static void create_vm(enum vm_guest_mode mode, struct mirror *m)
 
 	/* Twice the page tables' worth, they are small and sizes vary by mode. */
 	vm = __vm_create(VM_SHAPE(mode), p->nr_vcpus + 1, 2 * (pages + noise_pages) +
-			 (p->nested ? NESTED_PAGES(p->nr_vcpus) : 0));
+			 (p->nested ? NESTED_PAGES(p->nr_vcpus) * PTES_PER_MIN_PAGE / 2 : 0));
 	m->vm = vm;
 	enable_log_mode(vm, p->log_mode);
 	if (p->eager_split)
@@ -967,6 +988,10 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 		print_skip("Log mode '%s' not supported", name);
 		return;
 	}
+	if (p->nested && !nested_mode_supported(mode)) {
+		print_skip("No nested guests in mode '%s'", vm_guest_mode_string(mode));
+		return;
+	}
 
 	memset(m, 0, sizeof(*m));
 	m->p = p;
@@ -1060,7 +1085,7 @@ static void run_test(enum vm_guest_mode mode, void *arg)
 }
 
 static unsigned long parse_names(const char *what, const char *arg,
-				 const char * const *names, int nr)
+				 const char * const *names, int nr, unsigned long all)
 {
 	char *copy = strdup(arg), *save = NULL, *name;
 	unsigned long mask = 0;
@@ -1068,7 +1093,7 @@ static unsigned long parse_names(const char *what, const char *arg,
 
 	for (name = strtok_r(copy, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
 		if (!strcmp(name, "all")) {
-			mask = GENMASK(nr - 1, 0);
+			mask |= all;
 			continue;
 		}
 		for (i = 0; i < nr && strcmp(name, names[i]); i++)
@@ -1110,7 +1135,7 @@ static void help(char *name)
 	printf(" -n: write from nested guests, with nested paging\n");
 	printf(" -r: seed of all random choices (default: time)\n");
 	backing_src_help("-s");
-	printf(" -t: seconds to run per log mode (default: %d)\n", DEFAULT_SECONDS);
+	printf(" -t: seconds to run per log mode and guest mode (default: %d)\n", DEFAULT_SECONDS);
 	printf(" -v: number of vCPUs (default: %d)\n", DEFAULT_NR_VCPUS);
 	puts("");
 	exit(0);
@@ -1196,16 +1221,16 @@ int main(int argc, char *argv[])
 			guest_modes_cmdline(optarg);
 			break;
 		case 'M':
-			p.log_modes = parse_names("log mode", optarg, log_mode_names, NR_LOG_MODES);
+			p.log_modes = parse_names("log mode", optarg, log_mode_names, NR_LOG_MODES,
+						  GENMASK(NR_LOG_MODES - 1, 0));
 			break;
 		case 'n':
 			p.nested = true;
 			break;
 		case 'N':
-			p.noises = parse_names("noise", optarg, noise_names, NR_NOISES);
-			/* Needs swap, and a memory cgroup, which not every host has. */
-			if (!strcmp(optarg, "all"))
-				p.noises &= ~BIT(NOISE_RECLAIM);
+			/* Reclaim needs swap, and a memory cgroup, which not every host has. */
+			p.noises = parse_names("noise", optarg, noise_names, NR_NOISES,
+					       GENMASK(NR_NOISES - 1, 0) & ~BIT(NOISE_RECLAIM));
 			break;
 		case 'r':
 			p.seed = atoi_positive("Seed", optarg);

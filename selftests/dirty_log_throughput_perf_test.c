@@ -29,6 +29,7 @@
 
 #include "harvest_stat.h"
 #include "kvm_util.h"
+#include "pin_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -66,6 +67,7 @@ static void guest_code(u32 vcpu)
 }
 
 static struct kvm_vcpu *vcpus[MAX_VCPUS];
+static unsigned long *bitmaps[MAX_VCPUS];
 static int nr_vcpus;
 
 static void run_vcpu_until(struct kvm_vcpu *vcpu, u64 cmd)
@@ -111,18 +113,27 @@ static void report(const char *name, struct sample sum)
 	printf("%s_writes_per_ms=%.1f\n", name, sum.writes * 1e6 / sum.ns);
 }
 
-/* Returns how many pages were dirty. */
-static u64 harvest(struct kvm_vm *vm, bool manual, unsigned long *bitmap)
+static void harvest(struct kvm_vm *vm, bool manual)
+{
+	u64 host_pages = vm_num_host_pages(vm->mode, nr_pages);
+	int i;
+
+	for (i = 0; i < nr_vcpus; i++) {
+		kvm_vm_get_dirty_log(vm, FIRST_SLOT + i, bitmaps[i]);
+		if (manual)
+			kvm_vm_clear_dirty_log(vm, FIRST_SLOT + i, bitmaps[i], 0, host_pages);
+	}
+}
+
+/* How many pages the last harvest found. */
+static u64 nr_dirty(struct kvm_vm *vm)
 {
 	u64 host_pages = vm_num_host_pages(vm->mode, nr_pages), page, dirty = 0;
 	int i;
 
 	for (i = 0; i < nr_vcpus; i++) {
-		kvm_vm_get_dirty_log(vm, FIRST_SLOT + i, bitmap);
-		if (manual)
-			kvm_vm_clear_dirty_log(vm, FIRST_SLOT + i, bitmap, 0, host_pages);
 		for (page = 0; page < host_pages; page++)
-			dirty += test_bit(page, bitmap);
+			dirty += test_bit(page, bitmaps[i]);
 	}
 	return dirty;
 }
@@ -139,7 +150,6 @@ static void measure(u64 size, int nr_harvests, useconds_t period, bool manual)
 {
 	struct sample unlogged = {}, harvesting = {}, between = {}, before, after;
 	pthread_t threads[MAX_VCPUS];
-	unsigned long *bitmap;
 	struct counter *guest;
 	struct kvm_vm *vm;
 	u64 pages = 0, longest_ns = 0;
@@ -166,10 +176,12 @@ static void measure(u64 size, int nr_harvests, useconds_t period, bool manual)
 	sync_global_to_guest(vm, page_size);
 	sync_global_to_guest(vm, nr_pages);
 	guest = addr_gva2hva(vm, (gva_t)counters);
-	bitmap = bitmap_zalloc(vm_num_host_pages(vm->mode, nr_pages));
 
-	for (i = 0; i < nr_vcpus; i++)
+	for (i = 0; i < nr_vcpus; i++) {
+		bitmaps[i] = bitmap_zalloc(vm_num_host_pages(vm->mode, nr_pages));
+		TEST_ASSERT(bitmaps[i], "No memory");
 		run_vcpu_until(vcpus[i], UCALL_SYNC);
+	}
 	for (i = 0; i < nr_vcpus; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_worker, vcpus[i]);
 	while (now(guest).writes < nr_vcpus * nr_pages)
@@ -180,20 +192,22 @@ static void measure(u64 size, int nr_harvests, useconds_t period, bool manual)
 	add(&unlogged, before, now(guest));
 
 	set_logging(vm, KVM_MEM_LOG_DIRTY_PAGES);
-	harvest(vm, manual, bitmap);
+	harvest(vm, manual);
 	for (i = 0; i < nr_harvests; i++) {
 		before = now(guest);
 		usleep(period);
 		after = now(guest);
 		add(&between, before, after);
-		pages += harvest(vm, manual, bitmap);
+		harvest(vm, manual);
 		add(&harvesting, after, now(guest));
+		pages += nr_dirty(vm);
 	}
 
 	WRITE_ONCE(*(bool *)addr_gva2hva(vm, (gva_t)&guest_stop), true);
-	for (i = 0; i < nr_vcpus; i++)
+	for (i = 0; i < nr_vcpus; i++) {
 		kvm_pthread_join(threads[i], NULL);
-	free(bitmap);
+		free(bitmaps[i]);
+	}
 	if (has_harvest_stat(vm))
 		longest_ns = longest_harvest_ns(vm);
 	kvm_vm_free(vm);
@@ -226,8 +240,9 @@ int main(int argc, char *argv[])
 	int nr_harvests = 10, period_ms = 100, opt;
 	u64 size = SZ_32M;
 	bool manual = true;
+	cpu_set_t cpus;
 
-	nr_vcpus = min_t(int, max_t(int, sysconf(_SC_NPROCESSORS_ONLN) - 1, 1), MAX_VCPUS);
+	nr_vcpus = min_t(int, max_t(int, get_allowed_cpus(&cpus) - 1, 1), MAX_VCPUS);
 	while ((opt = getopt(argc, argv, "hb:gn:p:v:")) != -1) {
 		switch (opt) {
 		case 'b':

@@ -5,8 +5,8 @@
  *
  * A vCPU writes to random pages of the hot ones, which are scattered among the others.  The
  * host reclaims some memory, by the memory cgroup that the test has for itself; then another
- * vCPU writes to as many of the cold pages as were reclaimed, in turn, i.e. has them swapped
- * in.  That is a pass.  Reported are, of all passes,
+ * vCPU writes to as many of the cold pages as were to be reclaimed, in turn, i.e. has them
+ * swapped in.  That is a pass.  Reported are, of all passes,
  *
  *  - the time that reclaiming a MiB takes, and system time by page;
  *  - the hot pages that are written to in a second, throughout;
@@ -181,8 +181,8 @@ static void create_process(const struct test_params *p)
 {
 	reclaim.mem = kvm_mmap(p->mem_size, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	TEST_ASSERT(!madvise(reclaim.mem, p->mem_size, MADV_NOHUGEPAGE), "madvise: %s",
-		    strerror(errno));
+	TEST_ASSERT(!thp_configured() || !madvise(reclaim.mem, p->mem_size, MADV_NOHUGEPAGE),
+		    "madvise: %s", strerror(errno));
 	reclaim.access = &guest_access;
 }
 
@@ -220,7 +220,7 @@ static int run_test(const char *cgroup, void *arg)
 	char bytes[32];
 	pthread_t hot;
 	bool traced;
-	int i;
+	int i, ret;
 
 	/* A limit of time ends the process that waits for this one. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -256,8 +256,9 @@ static int run_test(const char *cgroup, void *arg)
 		before_ns = system_ns();
 		clock_gettime(CLOCK_MONOTONIC, &start);
 		/* Falls short if all that is left is in use. */
-		if (cg_write(cgroup, "memory.reclaim", bytes) && errno != EAGAIN)
-			error = errno;
+		ret = cg_write(cgroup, "memory.reclaim", bytes);
+		if (ret && ret != -EAGAIN)
+			error = -ret;
 		ns += timespec_to_ns(timespec_elapsed(start));
 		sys_ns += system_ns() - before_ns;
 		hot_missing += nr_hot_missing();

@@ -25,7 +25,8 @@
 #define TEST_GVA	0xc0000000ul
 #define TEST_GPA	((gpa_t)SZ_4G)
 #define NR_PAGES	128ul
-#define RING_ENTRIES	1024
+/* KVM wants a ring to be a page at least, of 64 KiB if need be. */
+#define RING_ENTRIES	4096
 
 enum log_mode {
 	MODE_GET,

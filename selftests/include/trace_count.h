@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,10 +28,12 @@ static inline const char *trace_path(const char *file)
 	return path;
 }
 
-/*
- * False if there is no tracefs to count with.  The instance of a test that was killed goes,
- * with what it has traced.
- */
+static inline void trace_count_remove(void)
+{
+	rmdir(trace_instance);
+}
+
+/* False if there is no tracefs to count with.  The instance goes when the test ends. */
 static inline bool trace_count_start(void)
 {
 	bool made;
@@ -39,6 +42,8 @@ static inline bool trace_count_start(void)
 		 "/sys/kernel/tracing/instances/kvm_selftest.%d", getpid());
 	rmdir(trace_instance);
 	made = !mkdir(trace_instance, 0755);
+	if (made)
+		atexit(trace_count_remove);
 	/* Lest an assertion that fails later is taken for a lack of privileges. */
 	errno = 0;
 	return made;

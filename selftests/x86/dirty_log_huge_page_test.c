@@ -192,7 +192,7 @@ static void test_enable(useconds_t delay)
 	/* Shadow paging can't, this isn't of interest there. */
 	if (can_split)
 		__vcpu_ioctl(vcpus[1], KVM_PRE_FAULT_MEMORY, &range);
-	pthread_join(thread, NULL);
+	kvm_pthread_join(thread, NULL);
 
 	guest_write(vcpus[0], 1, m.nr_pages - 1);
 	kvm_vm_get_dirty_log(vm, TEST_SLOT, bitmap);

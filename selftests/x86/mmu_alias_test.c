@@ -19,7 +19,7 @@
  * merge them in time.
  *
  * This is about shadow paging, where KVM has to find out.  With TDP, hardware walks the
- * guest's page tables, and the test can't but pass.
+ * guest's page tables, and may well have it take a page fault that only INVLPG ends.
  *
  * What can't be tested: accesses that the first PTE permits, too, as a TLB may still
  * translate to the first gfn until INVLPG.
@@ -245,6 +245,8 @@ int main(int argc, char **argv)
 			help(argv[0]);
 		start_ksm = true;
 	}
+
+	TEST_REQUIRE(!kvm_is_tdp_enabled());
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	fd = kvm_memfd_alloc(PAGE_SIZE, false);

@@ -77,7 +77,7 @@ static void *vcpu_thread(void *vcpu)
 	return NULL;
 }
 
-/* It has the CPU to itself for as long as it runs: sleep for longer than that. */
+/* It has the CPU to itself for as long as it runs: sleep in between, so that the vCPU runs, too. */
 static void *real_time_thread(void *arg)
 {
 	struct kvm_random_state rng = new_kvm_random_state(1);

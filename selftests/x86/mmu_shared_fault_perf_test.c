@@ -5,7 +5,7 @@
  *  - populate_us: how long the slowest vCPU took;
  *  - fault_ns: how long a write to a page took, on average;
  *  - faults_shared: how many faults of 1000 pages were handled with mmu_lock held for read, and
- *    faults_locked: how many were tried to, and took it for write;
+ *    faults_locked: how many were tried that way in vain, and took it for write;
  *  - l1_fault_ns: with nested guests, and a CPU to spare, how long the same took a vCPU that isn't
  *    nested, whose faults are the TDP MMU's, and which took no part in the above
  * for a guest, if KVM uses shadow pages for it, or for a nested guest.
@@ -137,7 +137,7 @@ static void measure(const char *mode, int nr_counted, bool l1, u64 size, const c
 	for (i = 0; i < nr_counted; i++) {
 		slowest = max(slowest, host_ticks[i]);
 		sum += host_ticks[i];
-		if (can_set_kvm_param("shared_shadow_faults")) {
+		if (has_kvm_param()) {
 			shared += vcpu_get_stat(threads[i].vcpu, pf_shared);
 			again += vcpu_get_stat(threads[i].vcpu, pf_again);
 		}
@@ -170,8 +170,8 @@ int main(int argc, char **argv)
 {
 	int vcpus = 1, passes = 3, nr_cpus, opt, i;
 	u64 size = SZ_64M;
+	bool l1, shared;
 	cpu_set_t cpus;
-	bool l1;
 
 	while ((opt = getopt(argc, argv, "b:hn:v:")) != -1) {
 		switch (opt) {
@@ -197,7 +197,8 @@ int main(int argc, char **argv)
 
 	for (i = 0; i < passes; i++) {
 		if (!can_set_kvm_param("shared_shadow_faults")) {
-			measure("exclusive", vcpus, l1, size, &cpus);
+			shared = has_kvm_param() && get_kvm_param_bool("shared_shadow_faults");
+			measure(shared ? "shared" : "exclusive", vcpus, l1, size, &cpus);
 			continue;
 		}
 		set_kvm_param(false);

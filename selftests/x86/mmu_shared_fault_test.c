@@ -40,6 +40,7 @@
 #define NR_VCPUS	3
 #define NR_PAGES	1024
 #define NR_ROUNDS	2000
+#define NR_UNMAPS	500
 
 /* Set by the host. */
 static u64 *guest_pte;
@@ -91,7 +92,7 @@ static void alias_code(u32 vcpu)
 	u64 second = vcpu % 2 ? ALIAS_GVA : TEST_GVA;
 	u64 nr, page;
 
-	for (nr = 1; nr <= NR_ROUNDS; nr++) {
+	for (nr = 1; !READ_ONCE(stop); nr++) {
 		page = nr % 8;
 		WRITE_ONCE(page_at(first, page)[vcpu], nr);
 		/* If the page was unmapped meanwhile, both are another page. */
@@ -231,24 +232,31 @@ static void test_alias(void)
 	struct kvm_vm *vm;
 	u64 shared, again, sum, last = 0;
 	u64 *guest_rounds;
+	int i, unmaps = 0;
+	bool *guest_stop;
 	void *mem;
-	int i;
 
 	vm = create_vm(vcpus, alias_code, l1_alias_code);
 	mem = addr_gpa2hva(vm, TEST_GPA);
 	guest_rounds = addr_gva2hva(vm, (gva_t)rounds);
+	guest_stop = addr_gva2hva(vm, (gva_t)&stop);
 	start_vcpus(vcpus, threads);
-	for (i = 0; i < NR_VCPUS; i++) {
-		while (pthread_tryjoin_np(threads[i], NULL)) {
-			/* Faults that take longer than this must end, too. */
-			sum = sum_rounds(guest_rounds);
-			if (sum != last)
-				madvise(mem, 8 * PAGE_SIZE, MADV_DONTNEED);
-			last = sum;
-			usleep(100);
+	while (unmaps < NR_UNMAPS) {
+		/* Faults that take longer than this must end, too. */
+		sum = sum_rounds(guest_rounds);
+		if (sum != last) {
+			madvise(mem, 8 * PAGE_SIZE, MADV_DONTNEED);
+			unmaps++;
 		}
+		last = sum;
+		usleep(100);
 	}
+	WRITE_ONCE(*guest_stop, true);
+	for (i = 0; i < NR_VCPUS; i++)
+		kvm_pthread_join(threads[i], NULL);
+
 	report("alias", vcpus, &shared, &again);
+	TEST_ASSERT(shared, "No fault held mmu_lock for read");
 	kvm_vm_free(vm);
 }
 
@@ -276,6 +284,7 @@ static void test_invlpg(void)
 	for (i = 0; i < NR_VCPUS; i++)
 		kvm_pthread_join(threads[i], NULL);
 	report("INVLPG", vcpus, &shared, &again);
+	TEST_ASSERT(shared, "No fault held mmu_lock for read");
 	kvm_vm_free(vm);
 }
 

@@ -165,6 +165,7 @@ static void run_test(bool cr3)
 		break;
 	case UCALL_ABORT:
 		REPORT_GUEST_ASSERT(uc);
+		break;
 	default:
 		TEST_FAIL("Unexpected exit, %s", exit_reason_str(invalidator->run->exit_reason));
 	}

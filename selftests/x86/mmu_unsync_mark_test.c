@@ -42,6 +42,8 @@ static u64 targets[2];
 /* Between the vCPUs: the round that may begin, in which the writer faults, and has. */
 static u64 todo, writing, written;
 static u64 write_ticks;
+/* TSCs may differ, and the vCPU may move. */
+#define MAX_WRITE_TICKS	100000000ul
 static bool stop;
 /* What L2 found. */
 static u64 found;
@@ -119,7 +121,8 @@ static void flusher_code(void *nested)
 		while (READ_ONCE(writing) != nr)
 			cpu_relax();
 		seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-		until = rdtsc() + (seed >> 33) % (READ_ONCE(write_ticks) + 1);
+		until = rdtsc() + (seed >> 33) % (min_t(u64, READ_ONCE(write_ticks),
+							MAX_WRITE_TICKS) + 1);
 		while (rdtsc() < until)
 			;
 
@@ -191,6 +194,7 @@ int main(int argc, char *argv[])
 		break;
 	case UCALL_ABORT:
 		REPORT_GUEST_ASSERT(uc);
+		break;
 	default:
 		TEST_FAIL("Unexpected exit, %s", exit_reason_str(flusher->run->exit_reason));
 	}

@@ -32,6 +32,15 @@ static inline bool can_set_kvm_param(const char *name)
 	return can;
 }
 
+/* Of the parameter that can_set_kvm_param() was asked about: false if KVM doesn't have it. */
+static inline bool has_kvm_param(void)
+{
+	bool has = !access(kvm_param_path, F_OK);
+
+	errno = 0;
+	return has;
+}
+
 static inline void restore_kvm_param(void)
 {
 	int fd = open(kvm_param_path, O_WRONLY);
