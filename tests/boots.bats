@@ -122,10 +122,10 @@ run_again() {
 	[[ -z $(ls "$KVM_STACK_CACHE/base-results") ]]
 }
 
-# tiny DIR: a file system of 200 KiB there.
+# tiny DIR [SIZE]: a file system of 200 KiB there.
 tiny() {
 	mkdir -p "$1"
-	mount -t tmpfs -o size=200k none "$1" 2>/dev/null || skip "cannot mount a file system"
+	mount -t tmpfs -o size="${2-200k}" none "$1" 2>/dev/null || skip "cannot mount a file system"
 	TINY=$1
 }
 
@@ -144,6 +144,13 @@ teardown() {
 	scene one "> $(head -c 300000 /dev/zero | tr '\0' x)"
 	run $RUN --test one
 	fails_with 3 "disk full: nothing can be written to $REPORT; make room"
+	umount "$TINY"
+	TINY=
+	# While the VM runs: there is room for what it boots, not for all that it says.
+	tiny "$KVM_STACK_BUILD/run" 3m
+	scene one "> $(head -c 3000000 /dev/zero | tr '\0' x)"
+	run $RUN --test one
+	fails_with 3 "disk full: nothing can be written to $KVM_STACK_BUILD; make room"
 }
 
 @test "no memory for a VM: exit 3, and what the emulator said" {

@@ -200,6 +200,14 @@ with_library() {
 	[[ -x $one/old_test && $(selftests one) == "$one" ]]
 	mv "$PROJECT/selftests"/{mine,more}_test.c
 	[[ $(cd "$(selftests HEAD)" && ls) == built$'\n'kselftest$'\n'more_test$'\n'other_test ]]
+	# Beyond the newest three, too, it stays for as long as a run may be at it.
+	for name in fourth fifth; do
+		[[ -x $two/other_test ]]
+		mv "$PROJECT"/selftests/*_test.c "$PROJECT/selftests/${name}_test.c"
+		selftests HEAD
+		[[ $name == fifth ]] || { [[ -x $two/other_test ]] && touch -d '2 days ago' "$two"; }
+	done
+	[[ -x $one/old_test && ! -e $two ]]
 }
 
 @test "a soak goes on where it was, and says of which commit each part is" {

@@ -261,11 +261,13 @@ as_t() {
 	flock 9
 	echo "apply, process 1" >"$KVM_STACK_BUILD/stack.lock"
 	"$STACK" export >"$BATS_TEST_TMPDIR/second" 2>&1 9>&- &
+	# It does wait, and not only say so.
 	for _ in $(seq 100); do
-		grep -q "waiting for another one to end" "$BATS_TEST_TMPDIR/second" && break
+		grep -q "waiting for another one to end" "$BATS_TEST_TMPDIR/second" && pgrep -x flock -P $! && break
 		sleep 0.1
 	done
 	grep -q "waiting for another one to end: scripts/stack apply, process 1" "$BATS_TEST_TMPDIR/second"
+	pgrep -x flock -P $!
 	exec 9>&-
 	wait $!
 	grep -q "exported 3 patches" "$BATS_TEST_TMPDIR/second"

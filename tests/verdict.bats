@@ -218,7 +218,8 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 		exec $(command -v gcc) "\$@"
 	EOF
 	chmod +x "$BATS_TEST_TMPDIR/compilers/gcc"
-	rm -f "$KVM_STACK_BUILD"/bin/*
+	# Of its own, as others copy from the one of all tests.
+	rm "$KVM_STACK_BUILD/bin"
 	PATH=$BATS_TEST_TMPDIR/compilers:$PATH run "$RUN" "${ONE[@]}"
 	code=0
 	flock -n "$REPORT/.lock" true || code=$?
@@ -344,7 +345,7 @@ SIGN='> [    1.5] WARNING: arch/arm64/kvm/debug.c:157 at kvm_vcpu_load_debug+0x2
 }
 
 @test "nothing of the user's environment gets into the kernel's command line" {
-	CMDLINE=frobnicate run "$RUN" "${ONE[@]}"
+	CMDLINE=frobnicate APPEND=frobnicate run "$RUN" "${ONE[@]}"
 	[[ $status == 0 ]] || { echo "$output"; false; }
 	refute grep -q frobnicate "$FAKE/cmdline"
 }
