@@ -153,8 +153,9 @@ need_disk() {
 	local dir=$BUILD variable=${3-KVM_STACK_BUILD} free
 
 	[[ $variable != KVM_STACK_CACHE ]] || dir=$CACHE
-	mkdir -p "$dir" 2>/dev/null || die $E_ENV "cannot create $dir: is the disk full or read-only?"
-	free=$(df -Pm "$dir" | awk 'NR == 2 { print $4 }')
+	[[ -d $dir ]] || mkdir -p "$dir" 2>/dev/null || die $E_ENV "cannot create $dir: is the disk full or read-only?"
+	free=$(df -m --output=avail "$dir")
+	free=${free##*[!0-9]}
 	((free >= $1)) || die $E_ENV "$2 needs $1 MiB under $dir, $free MiB are free: make room, or set $variable"
 }
 
@@ -182,6 +183,7 @@ base_value() {
 # cross_prefix ARCH: what the programs of the toolchain for the kernel's ARCH begin with; nothing if
 # this machine is one.
 cross_prefix() {
+	[[ $1 != x86_64 ]] || return 0
 	case $1.$(uname -m) in
 	arm64.aarch64 | riscv.riscv64) ;;
 	arm64.*) echo aarch64-linux-gnu- ;;

@@ -156,7 +156,8 @@ fake_bed() {
 	PATH=$BATS_TEST_DIRNAME/fake:$PATH
 	mkdir -p "$FAKE"
 	if [[ ! -e $BATS_SUITE_TMPDIR/program ]]; then
-		gcc -static -o "$PROGRAM" -x c - <<<'int main(void) { return 0; }'
+		# Never run, and packed for each VM: the smaller, the better.
+		gcc -static -nostdlib -o "$PROGRAM" -x c - <<<'void _start(void) { }'
 		cp "$PROGRAM" "$BATS_SUITE_TMPDIR/program.$$"
 		mv "$BATS_SUITE_TMPDIR/program.$$" "$BATS_SUITE_TMPDIR/program"
 	fi

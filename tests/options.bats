@@ -87,7 +87,7 @@ setup() {
 	run "$RUN" --kernel stack --lane outer
 	[[ $status == 0 ]] || { echo "$output"; false; }
 	grep -q '^test one ' "$FAKE/plan.1"
-	grep -q -- ' -accel kvm -cpu host -smp 3 .* -kernel /guest/kernel .*of-the-inner' "$FAKE/guest_command"
+	grep -q -- ' -accel kvm -cpu host -smp 3 .* -kernel /guest/kernel .*of-the-inner' "$FAKE/plan.1"
 }
 
 @test "--gdb: QEMU waits, what to type is said, the kernel has debug information, and nothing is in a hurry" {

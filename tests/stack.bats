@@ -205,13 +205,10 @@ setup() {
 	[[ -d $REAL_BUILD/linux/.git ]] || skip "no base tree"
 	tree=$BATS_TEST_TMPDIR/real
 	mkdir "$tree"
-	for p in "$REAL"/patches/*.patch; do
-		git apply --numstat "$p" | cut -f3
-	done | sort -u | while read -r f; do
-		git -C "$REAL_BUILD/linux" cat-file -e "base:$f" 2>/dev/null || continue
-		mkdir -p "$tree/$(dirname "$f")"
-		git -C "$REAL_BUILD/linux" show "base:$f" >"$tree/$f"
-	done
+	git apply --numstat "$REAL"/patches/*.patch | cut -f3 | sort -u >"$tree.files"
+	xargs -d '\n' git -C "$REAL_BUILD/linux" ls-tree -r --name-only base -- <"$tree.files" |
+		xargs -d '\n' git -C "$REAL_BUILD/linux" archive base -- | tar -x -C "$tree"
+	[[ $(find "$tree" -type f | wc -l) -gt 20 ]]
 	cp -r "$tree" "$tree.quilt"
 	git -C "$tree" init -q
 	commit_all "$tree" base
@@ -647,7 +644,7 @@ Assisted-by: LLM"
 	"$STACK" apply --tree "$tree" --topic one,two
 	# A letter longer than what a pipe holds, whose subject has a comma.
 	sed -i "s/^KVM: One\$/KVM: One, and more/" "$PROJECT/COVER-LETTER.md"
-	seq -f '- line %g of a letter that is longer than a pipe' 4000 |
+	seq -f '| line %g of a letter that is longer than a pipe |' 4000 |
 		sed -i '/^KVM: One, and more$/r /dev/stdin' "$PROJECT/COVER-LETTER.md"
 	"$STACK" send two --tree "$tree" -o "$BATS_TEST_TMPDIR/out" --dry-run
 	grep -qx 'Applies after: "KVM: One, and more"' "$BATS_TEST_TMPDIR/out/0000-cover-letter.patch"

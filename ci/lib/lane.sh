@@ -30,8 +30,11 @@ read_lane() {
 	local like key
 
 	[[ -f $ROOT/ci/lanes/$1 ]] || die $E_USAGE "no lane '$1'; there are: $(lane_names | paste -sd' ')"
-	like=$(sed -n 's/^like=//p' "$ROOT/ci/lanes/$1")
 	LANE=()
+	like=
+	while IFS= read -r key; do
+		[[ $key != like=* ]] || like=${key#like=}
+	done <"$ROOT/ci/lanes/$1"
 	if [[ $like ]]; then
 		[[ -f $ROOT/ci/lanes/$like ]] || die $E_USAGE "ci/lanes/$1: like=$like: no such lane"
 		! grep -q '^like=' "$ROOT/ci/lanes/$like" || die $E_USAGE "ci/lanes/$1: like=$like: which is like another one itself"
@@ -197,16 +200,13 @@ select_tests() {
 			[[ $found ]] || die $E_USAGE "no test or set '$w'; see ci/run --list"
 			continue
 		fi
-		for s in $(set_names); do
-			line=$(tests_of "$s" | grep -E "^$w " | head -n 1 || true)
-			if [[ $line ]]; then
-				found=1
-				if fits "$s"; then
-					printf '%s %s\n' "$s" "$line"
-					break
-				fi
+		while read -r s line; do
+			found=1
+			if fits "$s"; then
+				printf '%s %s\n' "$s" "$line"
+				break
 			fi
-		done
+		done < <(cd "$ROOT/ci/sets" && awk -v w="$w" '$1 == w && !seen[FILENAME]++ { print substr(FILENAME, 3), $0 }' ./*)
 		[[ $found ]] || die $E_USAGE "no test or set '$w'; see ci/run --list"
 	done
 }

@@ -65,9 +65,9 @@ keep_vm() {
 	for f in cpu_reset registers initramfs cd debugger; do
 		[[ $3 == done || ! -e $1/$f ]] || mv "$1/$f" "$to/"
 	done
-	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "${LANE[name]}" "$4" "$5" "$2" "$3" \
-		"$(sed -n 's/^# kernel=//p' "$1/verdict")" "$(sed -n 's/^# cpus=//p' "$1/verdict")" "$(emulator_version)" \
-		>>"$REPORT/vms.tsv"
+	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "${LANE[name]}" "$4" "$5" "$2" "$3" \
+		"$(awk '/^# kernel=/ { k = substr($0, 10) } /^# cpus=/ { c = substr($0, 8) } END { print k "\t" c }' "$1/verdict")" \
+		"$(emulator_version)" >>"$REPORT/vms.tsv"
 	rm -rf "$1"/{initramfs,cd}
 }
 

@@ -10,16 +10,19 @@ declare -gA POLICY=()	# file below ci/splats -> its patterns
 # read_policy: fills POLICY, once. A "^" at the beginning of a pattern is the beginning of the kernel's words:
 # of the line, behind the "TEST: " of by_test(), or what follows a time stamp, if there is one.
 read_policy() {
-	local name words code
+	local name words line code
 
 	((${#POLICY[@]} == 0)) || return 0
 	for name in deny allow errata aftermath; do
-		code=0
-		words=$(grep -vE '^(#|$)' "$ROOT/ci/splats/$name") || code=$?
-		((code < 2)) || die $E_USAGE "cannot read ci/splats/$name"
+		[[ -r $ROOT/ci/splats/$name ]] || die $E_USAGE "cannot read ci/splats/$name"
+		words=
+		while IFS= read -r line || [[ $line ]]; do
+			[[ $line != '^'* ]] || line='(^[^ ]+: |\] *)'${line:1}
+			[[ -z $line || $line == '#'* ]] || words+=${words:+$'\n'}$line
+		done <"$ROOT/ci/splats/$name"
 		[[ $words || $name == allow ]] || die $E_USAGE "ci/splats/$name holds no pattern"
 		# "a^" matches nothing, where an empty pattern would match everything.
-		POLICY[$name]=$(sed -E 's/^\^/(^[^ ]+: |\\] *)/' <<<"${words:-a^}")
+		POLICY[$name]=${words:-a^}
 		code=0
 		grep -qE -e "${POLICY[$name]}" <<<'boot: [    0.000000] Linux version 7' 2>/dev/null || code=$?
 		((code != 0)) || die $E_USAGE "ci/splats/$name: a pattern matches every line, or nearly so (blanks?)"
@@ -34,10 +37,11 @@ by_policy() {
 
 # by_test LOG: the lines, each behind "TEST: ", TEST being the one that ran at the time, or "boot".
 by_test() {
-	tr -d '\r' <"$1" | awk '
+	awk '
+		{ gsub(/\r/, "") }
 		match($0, /ci: begin [^ ]+/) { test = substr($0, RSTART + 10, RLENGTH - 10) }
 		match($0, /ci: end [^ ]+/) { test = "" ; next }
-		{ print (test ? test : "boot") ": " $0 }'
+		{ print (test ? test : "boot") ": " $0 }' "$1"
 }
 
 # splats LOG: prints "TEST: LINE" for each splat. Exit 0 if there is none, 1 if there are.

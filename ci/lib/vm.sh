@@ -15,6 +15,7 @@ readonly -A BUSYBOX=(["arm64"]="bookworm arm64" ["riscv"]="trixie riscv64")
 APPEND=''	# what the user adds to each kernel's command line
 QEMU_ARGS=()	# what the user adds to QEMU's
 ACCEL=''	# the accelerator that the user insists on
+declare -gA VERSIONS=()	# lane -> the version of its emulator, which is asked once
 GDB=''	# the socket at which VMs wait for a debugger, if they are to
 
 # nests FLAG MODULE: whether the host's CPU has FLAG, and MODULE hands it on to guests. A /dev/kvm
@@ -87,14 +88,13 @@ lane_busybox() {
 	printf '%s\n' "$debs/bin/busybox"
 }
 
-# busybox_links DIR: makes it the applets that there are in a VM; once for all VMs.
+# busybox_links DIR: makes it the applets that there are in a VM; once for all runs, which may be two at a time.
 busybox_links() {
 	local p
 
-	[[ ! -d $1 ]] || return 0
-	mkdir "$1"
+	[[ -d $1 ]] || mkdir -p "$1"
 	for p in sh cat ls mount poweroff dmesg ps grep uname echo; do
-		ln -s busybox "$1/$p"
+		[[ -L $1/$p ]] || ln -s busybox "$1/$p" 2>/dev/null || [[ -L $1/$p ]] || die $E_ENV "cannot write $1: disk full?"
 	done
 }
 
@@ -115,6 +115,10 @@ lane_emulator() {
 
 # emulator_version: in one line.
 emulator_version() {
+	if [[ ${VERSIONS["${LANE[name]}"]-} ]]; then
+		echo "${VERSIONS["${LANE[name]}"]}"
+		return
+	fi
 	lane_emulator
 	if is_bochs; then
 		"${EMULATOR[@]}" --help 2>&1 | grep -m1 -o 'Bochs x86 Emulator [0-9.]*'
@@ -193,8 +197,8 @@ make_initramfs() {
 	cp "$dir/plan" "$root/plan"
 	cp "$(lane_busybox)" "$root/bin/busybox"
 	# system() of the selftests' stack dump wants a shell; --shell wants its applets.
-	busybox_links "${dir%/*}/applets"
-	cp -P "${dir%/*}"/applets/* "$root/bin/"
+	busybox_links "$BUILD/bin/applets"
+	cp -P "$BUILD"/bin/applets/* "$root/bin/"
 	for p; do
 		[[ $p != kselftest ]] || cp -r "$bin/kselftest" "$root/"
 		if [[ $p == /* || -f $ROOT/ci/guest/programs/$p ]]; then
@@ -203,7 +207,7 @@ make_initramfs() {
 			cp "$(build_program "programs/$p")" "$root/tests/$p"
 		else
 			[[ -f $bin/$p ]] || die $E_STACK "the selftests hold no program '$p'"
-			mkdir -p "$root/tests/$(dirname "$p")"
+			[[ $p != */* ]] || mkdir -p "$root/tests/${p%/*}"
 			cp "$bin/$p" "$root/tests/$p"
 		fi
 	done
@@ -311,7 +315,7 @@ write_command() {
 #   gone     the emulator ended before init did
 #   refused  the emulator did not start
 boot() {
-	local dir=$1 seen=0 size=0 last=$SECONDS begin=$SECONDS line nap=0.02
+	local dir=$1 last=$SECONDS begin=$SECONDS nap=0.02 verdict never
 
 	END=
 	vm_command "$2" "$3"
@@ -331,16 +335,15 @@ boot() {
 	invite_debugger "$2"
 	start_vm "$dir" >"$dir/emulator.log" 2>&1 </dev/null
 
+	# No process is started to watch it: the VM has the CPUs.
+	total=$(grep -c '^test ' "$dir/plan" || true)
+	PARTIAL=
+	exec {verdict}<"$dir/verdict" {never}<> <(:)
 	while kill -0 "$VM_PID" 2>/dev/null; do
 		# What ends at once is not waited for.
-		sleep $nap
+		read -rt $nap -u $never || true
 		((SECONDS - begin < 2)) || nap=0.2
-		line=$(wc -c <"$dir/verdict")
-		if ((line != size)); then
-			size=$line
-			last=$SECONDS
-			seen=$(progress "$dir/verdict" "$seen")
-		fi
+		! progress "$verdict" || last=$SECONDS
 		if ((SECONDS - last > SILENCE)); then
 			END=silent
 		elif ((SECONDS - begin > $4)); then
@@ -354,7 +357,8 @@ boot() {
 	done
 	wait "$VM_PID" 2>/dev/null || true
 	VM_PID=
-	progress "$dir/verdict" "$seen" >/dev/null
+	progress "$verdict" || true
+	exec {verdict}<&- {never}<&-
 
 	if grep -q '^# done' "$dir/verdict"; then
 		END='done'
@@ -373,19 +377,20 @@ boot() {
 	fi
 }
 
-# progress FILE SEEN: tells, on stderr, of the results in complete lines after line SEEN, and of how many
-# there are to be; prints the new SEEN.
+# progress FD: tells, on stderr, of the results in what has come from the verdict since the last time, and of
+# how many there are to be; fails if nothing has come. PARTIAL is the beginning of a line that is still to come.
 progress() {
-	local n total
+	local line='' came=''
 
-	total=$(grep -c '^test ' "$(dirname "$1")/plan" || true)
-
-	n=$(wc -l <"$1")
-	sed -n "$(($2 + 1)),${n}p" "$1" | { grep -aE '^(ok|not ok) |^# alive .*[05]0$|^Bail out' || true; } |
-		sed -E "s,^((not )?ok [0-9]+) ,\\1/$total ," | while read -r line; do
+	while came+=$line; IFS= read -r line <&"$1" || { PARTIAL+=$line; false; }; do
+		line=$PARTIAL$line PARTIAL=
+		if [[ $line =~ ^((not )?ok [0-9]+)(' '.*)$ ]]; then
+			say "$PROGRESS: ${BASH_REMATCH[1]}/$total${BASH_REMATCH[3]}"
+		elif [[ $line =~ ^'# alive '.*[05]0$ || $line == 'Bail out'* ]]; then
 			say "$PROGRESS: ${line#\# }"
-		done
-	echo "$n"
+		fi
+	done
+	[[ $came$line ]]
 }
 
 # blame_host DIR: a VM that this machine has no room for says nothing about the kernel.

@@ -260,7 +260,7 @@ needed_topics() {
 	local index files needed=() t rest
 
 	index=$(mktemp "$BUILD/index.XXXXXX")
-	files=$(for t in "${PATCHES[@]}"; do git apply --numstat "$ROOT/patches/$t" | cut -f3; done | sort -u)
+	files=$(git apply --numstat "${PATCHES[@]/#/$ROOT/patches/}" | cut -f3 | sort -u)
 	# applies TOPIC...: so much of FROM as any patch touches is quick to make, and to patch.
 	applies() {
 		rm -f "$index"

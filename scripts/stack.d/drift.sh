@@ -36,9 +36,7 @@ verb_drift() {
 		objects=$(cd "$tree" && realpath "$(git rev-parse --git-path objects)")
 		printf '%s\n' "$objects" >"$SCRATCH/.git/objects/info/alternates"
 	fi
-	for p in "${PATCHES[@]}"; do
-		git apply --numstat "$ROOT/patches/$p" | cut -f3
-	done | sort -u | while read -r file; do
+	git apply --numstat "${PATCHES[@]/#/$ROOT/patches/}" | cut -f3 | sort -u | while read -r file; do
 		if [[ -f $tree/$file ]]; then
 			mkdir -p "$SCRATCH/$(dirname "$file")"
 			cp "$tree/$file" "$SCRATCH/$file"
@@ -50,13 +48,14 @@ verb_drift() {
 	for p in "${PATCHES[@]}"; do
 		count=$((count + 1))
 		p=$ROOT/patches/$p
-		if git -C "$SCRATCH" am -q --no-3way --keep-cr "$p" >/dev/null 2>&1; then
+		if git -C "$SCRATCH" apply --check --index "$p" 2>/dev/null && git -C "$SCRATCH" am -q --no-3way --keep-cr "$p" >/dev/null 2>&1; then
 			state=applies
-		elif git -C "$SCRATCH" am --abort && git -C "$SCRATCH" apply --check --index --reverse "$p" 2>/dev/null; then
+		elif am_ends && git -C "$SCRATCH" apply --check --index --reverse "$p" 2>/dev/null; then
 			state=upstream
 		elif merges "$p"; then
 			state=3-way
-		elif GIT_ALTERNATE_OBJECT_DIRECTORIES=$LINUX/.git/objects merges "$p"; then
+		# One that stopped in a file had all that it wanted.
+		elif [[ -z $UNMERGED ]] && GIT_ALTERNATE_OBJECT_DIRECTORIES=$LINUX/.git/objects merges "$p"; then
 			state=3-way*
 			# What the merge took from there is needed from here on, too.
 			mkdir -p "$SCRATCH/.git/objects/info"
@@ -80,6 +79,11 @@ verb_drift() {
 	((n[3-way*] == 0)) ||
 		printf '* once it has the objects: git -C %s fetch %s stack\n' "$tree" "$LINUX"
 	((n[conflicts] == 0)) || exit $E_STACK
+}
+
+# am_ends: ends the am under way, if one is.
+am_ends() {
+	[[ ! -d $SCRATCH/.git/rebase-apply ]] || git -C "$SCRATCH" am --abort
 }
 
 # merges PATCH: git am -3 takes it, without a word to anybody; else UNMERGED is the files where it doesn't.

@@ -16,11 +16,14 @@
 # mails are, tables and links stay as they are.
 cover_of() {
 	local line text=
+	wrap() {
+		[[ ! $text ]] || fmt -c -w 75 <<<"${text%$'\n'}"
+	}
 
 	sed -n "/^## $1\$/,/^## /{/^## /d; p}" "$ROOT/COVER-LETTER.md" | sed '/./,$!d' | {
 		while IFS= read -r line; do
 			if [[ $line =~ ^(\||\[[0-9]+\]\ |-\ |$) ]]; then
-				printf %s "$text" | fmt -c -w 75
+				wrap
 				text=
 			fi
 			if [[ $line =~ ^(\||\[|$) ]]; then
@@ -29,7 +32,7 @@ cover_of() {
 				text+=$line$'\n'
 			fi
 		done
-		printf %s "$text" | fmt -c -w 75
+		wrap
 	}
 }
 
