@@ -184,7 +184,7 @@ static u64 nr_disturbances(void)
 	};
 	char line[128], name[64];
 	u64 nr = 0, n;
-	int i;
+	size_t i;
 	FILE *file = fopen("/proc/vmstat", "r");
 
 	TEST_ASSERT(file, "/proc/vmstat: %s", strerror(errno));
