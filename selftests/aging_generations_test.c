@@ -18,8 +18,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +26,7 @@
 
 #include <linux/sizes.h>
 
+#include "folio_size.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -36,8 +35,6 @@
 #include "cgroup_util.h"
 #include "lru_gen_util.h"
 #include "numa_bind.h"
-
-#define THP_ENABLED	"/sys/kernel/mm/transparent_hugepage/hugepages-%skB/enabled"
 
 #define MEM_SIZE	SZ_32M
 #define SLOT		10
@@ -72,94 +69,8 @@ static void guest_code(void)
 	}
 }
 
-static bool set_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY);
-	bool done;
-
-	if (fd < 0)
-		return false;
-	done = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
-	close(fd);
-	return done;
-}
-
 /* Each case has one of its own: of a name that was removed, MGLRU may show the old one. */
 static char memcg_name[64];
-
-static glob_t thp_files;
-static char (*thp_values)[16];
-
-/* The choice of such a file is the word in brackets. */
-static void save_folio_sizes(void)
-{
-	char line[128], path[128];
-	FILE *file;
-	size_t i;
-
-	snprintf(path, sizeof(path), THP_ENABLED, "*");
-	if (glob(path, 0, NULL, &thp_files))
-		return;
-	thp_values = calloc(thp_files.gl_pathc, sizeof(*thp_values));
-	TEST_ASSERT(thp_values, "No memory");
-	for (i = 0; i < thp_files.gl_pathc; i++) {
-		file = fopen(thp_files.gl_pathv[i], "r");
-		TEST_ASSERT(file && fgets(line, sizeof(line), file) && strchr(line, '[') &&
-			    sscanf(strchr(line, '['), "[%15[^]]", thp_values[i]) == 1,
-			    "%s: %s", thp_files.gl_pathv[i], strerror(errno));
-		fclose(file);
-	}
-}
-
-static void restore_folio_sizes(void)
-{
-	size_t i;
-
-	for (i = 0; i < thp_files.gl_pathc; i++)
-		set_file(thp_files.gl_pathv[i], thp_values[i]);
-}
-
-static pid_t main_pid;
-
-/* Those of the cases that fail exit, too, but have changed nothing. */
-static void restore_at_exit(void)
-{
-	if (getpid() == main_pid)
-		restore_folio_sizes();
-}
-
-/* A case that is under way goes on alone, and ends by itself. */
-static void restore_and_die(int sig)
-{
-	restore_at_exit();
-	signal(sig, SIG_DFL);
-	raise(sig);
-}
-
-static void restore_whatever_happens(void)
-{
-	const int sigs[] = { SIGHUP, SIGINT, SIGTERM };
-	size_t i;
-
-	main_pid = getpid();
-	TEST_ASSERT(!atexit(restore_at_exit), "atexit failed");
-	for (i = 0; i < ARRAY_SIZE(sigs); i++)
-		signal(sigs[i], restore_and_die);
-}
-
-/* This size, and no other; false if the kernel lacks it. */
-static bool set_folio_size(const char *kib)
-{
-	char path[128];
-	size_t i;
-
-	for (i = 0; i < thp_files.gl_pathc; i++)
-		set_file(thp_files.gl_pathv[i], "never");
-	if (!kib)
-		return true;
-	snprintf(path, sizeof(path), THP_ENABLED, kib);
-	return set_file(path, "always");
-}
 
 static void *map_memory(const struct test_case *t)
 {

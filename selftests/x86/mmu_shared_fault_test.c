@@ -40,7 +40,7 @@
 #define NR_VCPUS	3
 #define NR_PAGES	1024
 #define NR_ROUNDS	2000
-#define NR_UNMAPS	500
+#define NR_UNMAPS	100
 
 /* Set by the host. */
 static u64 *guest_pte;

@@ -45,7 +45,7 @@
 /* What a filler, and the target, maps. */
 #define NR_PTES		64ul
 #define NR_TOGGLED	16ul
-#define NR_ROUNDS	100
+#define NR_ROUNDS	50
 
 /* The page tables but the hub, as the hub maps them, and the hub, as another page table does. */
 #define TABLE(nr)	((u64 *)(HUB_GVA + (nr) * PAGE_SIZE))
