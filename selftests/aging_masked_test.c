@@ -371,7 +371,8 @@ static void verify_rounds(struct test_vm **vms, int rounds)
 		}
 		TEST_ASSERT(nr_disturbances() != disturbed,
 			    "KVM's answer is not what the guests have accessed");
-		__TEST_REQUIRE(++retries < MAX_RETRIES, "Pages migrate, or are reclaimed, all the time");
+		__TEST_REQUIRE(++retries < MAX_RETRIES,
+			       "Pages migrate or are reclaimed all the time");
 		i--;
 	}
 }
@@ -531,7 +532,7 @@ static void test_faulting_vcpu(int rounds)
 		nr_good += good;
 	}
 	printf("rounds_with_faults=%d passes_of_vcpu=%lu\n", nr_good, READ_ONCE(*passes));
-	__TEST_REQUIRE(nr_good, "Pages migrate, or are reclaimed, all the time");
+	__TEST_REQUIRE(nr_good, "Pages migrate or are reclaimed all the time");
 	verify_nr_asked();
 
 	kvm_vm_free(faulter.vm);
