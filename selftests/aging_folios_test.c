@@ -19,17 +19,22 @@
  *  - KVM is asked about each page that is mapped once, and about no other, if tracefs is
  *    there to tell.  In how many calls is up to the kernel, and reported.
  *
+ * A DAMON that runs already ages folios behind the test's back: there is nothing to test
+ * then.  One that is merely configured is left alone, and isn't tested.
+ *
  * What can't be tested: whether DAMON sees an access, as it doesn't tell about a single
  * folio; that it ages all of it can.  Nor what runs look like that swap or migration
  * entries break up.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -57,11 +62,18 @@
 #define MAX_MEM_SIZE	SZ_64M
 #define MAX_FOLIOS	(MAX_MEM_SIZE / SZ_4K)
 #define MAX_FOLIO_PAGES	(SZ_512K / SZ_4K)
+/* More than wait in a CPU's batch for being put on an LRU list. */
+#define NR_FILLERS	64
 
 #define TRACE_INSTANCE	"/sys/kernel/tracing/instances/aging_folios_test"
 #define TRACE_FILE	TRACE_INSTANCE "/trace"
 #define TRACE_ENABLE	TRACE_INSTANCE "/events/kvm/kvm_age_hva/enable"
+#define TRACE_FILTER	TRACE_INSTANCE "/events/kvm/kvm_age_hva/filter"
 #define DAMON		"/sys/kernel/mm/damon/admin/kdamonds/"
+#define DAMON_FILTER	"comm ~ \"kdamond*\""
+
+/* Steps of 10 ms, in which to wait for others. */
+#define MAX_TRIES	1000
 
 /* What is done to the memory. */
 #define MOVED		BIT(0)
@@ -92,6 +104,11 @@ static int flags_fd;
 static int idle_fd;
 static int uffd;
 static bool tracing;
+/* The idle page bitmap ages folios in the context of who writes it. */
+static char own_filter[64];
+static bool made_instance;
+static bool damon;
+static bool made_kdamond;
 static struct kvm_random_state rng;
 
 static struct kvm_vm *vm;
@@ -120,6 +137,15 @@ static void run_guest(void)
 	memcpy(guest_targets, targets, nr_folios * sizeof(*targets));
 	vcpu_run(vcpu);
 	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+}
+
+/* Lest CPUs that speculate beyond the last folio access what was a target before. */
+static void clear_targets(void)
+{
+	u64 i;
+
+	for (i = 0; i < MAX_FOLIOS; i++)
+		targets[i] = nr_pages;
 }
 
 static void run_host(void)
@@ -234,6 +260,18 @@ static bool write_protect_some(void)
 	return true;
 }
 
+/* Small folios wait in a batch of this CPU for being put on LRU lists: push them out. */
+static void push_out_batch(void)
+{
+	u64 page, size = NR_FILLERS * page_size;
+	char *fillers = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	madvise(fillers, size, MADV_NOHUGEPAGE);
+	for (page = 0; page < NR_FILLERS; page++)
+		fillers[page * page_size] = 1;
+	munmap(fillers, size);
+}
+
 /* False if the folios aren't to be had. */
 static bool map_memory(void)
 {
@@ -241,6 +279,7 @@ static bool map_memory(void)
 	void *area, *moved;
 	u64 folio;
 
+	uffd = -1;
 	area = mmap(NULL, 2 * size + SZ_8M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(area != MAP_FAILED, "mmap: %s", strerror(errno));
 	mem = (void *)align_up((u64)area, SZ_2M);
@@ -252,12 +291,8 @@ static bool map_memory(void)
 	madvise(mem, size, MADV_NOHUGEPAGE);
 	memset(mapped, true, nr_pages * sizeof(*mapped));
 
-	/*
-	 * Small folios wait in batches for being put on LRU lists.  Compaction begins with
-	 * having all CPUs do so, but may split large ones.
-	 */
-	if (folio_pages == 1 && !set_file("/proc/sys/vm/compact_memory", "1"))
-		pr_info("Can't drain LRU batches: %s\n", strerror(errno));
+	if (folio_pages == 1)
+		push_out_batch();
 	look_up_mapped_pfns(pfns);
 	if (nr_large() <= nr_folios / 2)
 		return false;
@@ -275,7 +310,6 @@ static bool map_memory(void)
 					     folio_pages / 2 * page_size, MADV_DONTFORK),
 				    "madvise: %s", strerror(errno));
 	}
-	uffd = -1;
 	if ((layout & UFFD_WP) && !write_protect_some())
 		return false;
 	if (layout & HOLES) {
@@ -309,7 +343,6 @@ static void create_vm(void)
 	u64 first = slot_pages(0) * page_size;
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
-	TEST_ASSERT_EQ(page_size, vm->page_size);
 	vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
 	/* In another order than that of the host. */
@@ -322,6 +355,7 @@ static void create_vm(void)
 	sync_global_to_guest(vm, page_size);
 	sync_global_to_guest(vm, nr_pages);
 	sync_global_to_guest(vm, nr_folios);
+	sync_global_to_guest(vm, targets);
 	guest_targets = addr_gva2hva(vm, (gva_t)targets);
 }
 
@@ -356,13 +390,29 @@ static void flush_tlbs(void)
 	free(log);
 }
 
-static void trace_start(void)
+/* Reclaim and others who age memory ask KVM about the same pages: have them filtered out. */
+static void trace_start(const char *filter)
 {
 	int fd = open(TRACE_FILE, O_WRONLY | O_TRUNC);
 
-	TEST_ASSERT(fd >= 0 && set_file(TRACE_ENABLE, "1"), TRACE_FILE ": %s", strerror(errno));
+	TEST_ASSERT(fd >= 0, TRACE_FILE ": %s", strerror(errno));
 	close(fd);
+	TEST_ASSERT(set_file(TRACE_FILTER, filter), TRACE_FILTER ": %s", strerror(errno));
+	TEST_ASSERT(set_file(TRACE_ENABLE, "1"), TRACE_ENABLE ": %s", strerror(errno));
 	memset(asked, 0, nr_pages * sizeof(*asked));
+}
+
+static bool trace_has_event(void)
+{
+	FILE *file = fopen(TRACE_FILE, "r");
+	bool found = false;
+	char line[512];
+
+	TEST_ASSERT(file, TRACE_FILE ": %s", strerror(errno));
+	while (!found && fgets(line, sizeof(line), file))
+		found = strstr(line, "age hva: ");
+	fclose(file);
+	return found;
 }
 
 /* Counts how often KVM was asked about each page; returns the number of calls. */
@@ -412,17 +462,25 @@ static u64 verify_asked(u64 folio, u64 max)
 	return nr;
 }
 
-static void mark_all_idle(void)
+/* False if too few of the folios are large any more. */
+static bool mark_all_idle(void)
 {
-	u64 folio, nr_calls = 0, nr_asked = 0, nr = 0;
+	u64 folio, nr_calls = 0, nr_asked = 0, nr = 0, left;
 
-	nr_large();
+	/* They may have been moved since, e.g. by compaction. */
+	look_up_mapped_pfns(pfns);
 	if (vm && tracing)
-		trace_start();
+		trace_start(own_filter);
 	for (folio = 0; folio < nr_folios; folio++)
 		mark_idle(folio);
-	if (vm && tracing) {
+	if (vm && tracing)
 		nr_calls = trace_stop();
+
+	/* Not until now: a shrinker may split folios that are mapped in part at any time. */
+	left = nr_large();
+	if (left <= nr_folios / 2)
+		return false;
+	if (vm && tracing) {
 		for (folio = 0; folio < nr_folios; folio++)
 			nr_asked += verify_asked(folio, 1);
 		printf("%s calls=%lu\n", case_name(), nr_calls);
@@ -431,12 +489,13 @@ static void mark_all_idle(void)
 		idle[folio] = large[folio] && is_idle(folio);
 		nr += idle[folio];
 	}
-	printf("%s idle=%lu of %lu\n", case_name(), nr, nr_folios);
-	TEST_ASSERT(nr > nr_folios / 2, "%s: only %lu of %lu folios can be aged",
-		    case_name(), nr, nr_folios);
+	printf("%s idle=%lu of %lu\n", case_name(), nr, left);
+	TEST_ASSERT(nr > left / 2, "%s: only %lu of %lu folios can be aged",
+		    case_name(), nr, left);
 	if (vm && tracing)
-		TEST_ASSERT(nr_asked > nr_folios / 2, "%s: KVM was asked about %lu of %lu folios",
-			    case_name(), nr_asked, nr_folios);
+		TEST_ASSERT(nr_asked > left / 2, "%s: KVM was asked about %lu of %lu folios",
+			    case_name(), nr_asked, left);
+	return true;
 }
 
 static u64 random_mapped_page(u64 folio)
@@ -449,15 +508,21 @@ static u64 random_mapped_page(u64 folio)
 	return page;
 }
 
-/* Age all folios, access one page of some, and verify that the bitmap knows which ones. */
-static void verify_round(int round)
+/*
+ * Age all folios, access one page of some, and verify that the bitmap knows which ones.
+ * False if there is nothing left to verify it with.
+ */
+static bool verify_round(int round)
 {
-	u64 *now = calloc(nr_pages, sizeof(*now)), folio, nr = 0, nr_accessed = 0;
-	u64 missed = 0, wrong = 0;
+	u64 *now, folio, nr = 0, nr_accessed = 0, missed = 0, wrong = 0;
 	bool access;
 
+	if (!mark_all_idle()) {
+		pr_info("%s: too many folios were split\n", case_name());
+		return false;
+	}
+	now = calloc(nr_pages, sizeof(*now));
 	TEST_ASSERT(now, "No memory");
-	mark_all_idle();
 	flush_tlbs();
 	for (folio = 0; folio < nr_folios; folio++)
 		targets[folio] = kvm_random_bool(&rng) ? random_mapped_page(folio) : nr_pages;
@@ -485,11 +550,91 @@ static void verify_round(int round)
 	TEST_ASSERT(!missed, "%s: %lu of %lu folios that were accessed are idle",
 		    case_name(), missed, nr_accessed);
 	/* CPUs may access pages speculatively, or prefetch. */
-	TEST_ASSERT(wrong <= (nr - nr_accessed) / 2, "%s: %lu of %lu idle folios are not",
+	TEST_ASSERT(wrong <= (nr - nr_accessed + 1) / 2, "%s: %lu of %lu idle folios are not",
 		    case_name(), wrong, nr - nr_accessed);
 	printf("%s round=%d accessed=%lu wrongly_young=%lu of %lu\n", case_name(), round,
 	       nr_accessed, wrong, nr);
 	free(now);
+	return true;
+}
+
+/* Empty if it can't be read.  Valid until the next call. */
+static const char *read_word(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	static char word[16];
+
+	if (!file || fscanf(file, "%15s", word) != 1)
+		*word = '\0';
+	if (file)
+		fclose(file);
+	/* Lest an assertion that fails later is taken for a lack of privileges. */
+	errno = 0;
+	return word;
+}
+
+/* Whoever has it run, be it for other memory: what it ages is hard to tell. */
+static bool damon_runs(void)
+{
+	static const char * const users[] = { "stat", "reclaim", "lru_sort" };
+	bool runs = false;
+	glob_t states;
+	char path[64];
+	size_t i;
+	int try;
+
+	for (i = 0; i < ARRAY_SIZE(users); i++) {
+		snprintf(path, sizeof(path), "/sys/module/damon_%s/parameters/enabled", users[i]);
+		if (*read_word(path) == 'Y')
+			return true;
+	}
+	if (glob(DAMON "*/state", 0, NULL, &states)) {
+		errno = 0;
+		return false;
+	}
+	for (i = 0; i < states.gl_pathc && !runs; i++) {
+		const char *state = read_word(states.gl_pathv[i]);
+
+		/* It can't be read while others look at DAMON's files. */
+		for (try = 0; !*state && try < MAX_TRIES / 10; try++) {
+			usleep(10000);
+			state = read_word(states.gl_pathv[i]);
+		}
+		runs = !strcmp(state, "on");
+	}
+	globfree(&states);
+	return runs;
+}
+
+/* To set the number of kdamonds would throw away those of an administrator. */
+static bool damon_usable(void)
+{
+	bool writable = !access(DAMON "nr_kdamonds", W_OK);
+
+	return !strcmp(read_word(DAMON "nr_kdamonds"), "0") && writable;
+}
+
+/* As set_file(), but files can't be written while others look at DAMON's files, either. */
+static bool damon_set_file(const char *path, const char *value)
+{
+	int try;
+
+	for (try = 0; !set_file(path, value); try++) {
+		if (errno != EBUSY || try == MAX_TRIES)
+			return false;
+		usleep(10000);
+	}
+	return true;
+}
+
+static void damon_remove(void)
+{
+	if (!made_kdamond)
+		return;
+	/* Fails if it never was on. */
+	damon_set_file(DAMON "0/state", "off");
+	damon_set_file(DAMON "nr_kdamonds", "0");
+	made_kdamond = false;
 }
 
 static bool damon_set(const char *file, u64 value)
@@ -498,15 +643,23 @@ static bool damon_set(const char *file, u64 value)
 
 	snprintf(path, sizeof(path), DAMON "%s", file);
 	snprintf(text, sizeof(text), "%lu", value);
-	return set_file(path, text);
+	return damon_set_file(path, text);
 }
 
-static void damon_run(u64 pfn)
+/* False if DAMON is in use by now, or can't do this. */
+static bool damon_run(u64 pfn)
 {
 	u64 start = pfn * page_size;
+	bool on;
+	int try;
 
-	TEST_ASSERT(damon_set("nr_kdamonds", 1) && damon_set("0/contexts/nr_contexts", 1) &&
-		    set_file(DAMON "0/contexts/0/operations", "paddr") &&
+	if (!damon_usable())
+		return false;
+	made_kdamond = set_file(DAMON "nr_kdamonds", "1");
+	if (!made_kdamond && errno == EBUSY)
+		return false;
+	TEST_ASSERT(made_kdamond && damon_set("0/contexts/nr_contexts", 1) &&
+		    damon_set_file(DAMON "0/contexts/0/operations", "paddr") &&
 		    damon_set("0/contexts/0/monitoring_attrs/intervals/sample_us", 5000) &&
 		    damon_set("0/contexts/0/monitoring_attrs/intervals/aggr_us", 100000) &&
 		    damon_set("0/contexts/0/monitoring_attrs/intervals/update_us", 1000000) &&
@@ -516,11 +669,15 @@ static void damon_run(u64 pfn)
 		    damon_set("0/contexts/0/targets/0/regions/nr_regions", 1) &&
 		    damon_set("0/contexts/0/targets/0/regions/0/start", start) &&
 		    damon_set("0/contexts/0/targets/0/regions/0/end",
-			      start + folio_pages * page_size) &&
-		    set_file(DAMON "0/state", "on"), "DAMON: %s", strerror(errno));
-	usleep(50000);
-	TEST_ASSERT(set_file(DAMON "0/state", "off"), "DAMON: %s", strerror(errno));
-	damon_set("nr_kdamonds", 0);
+			      start + folio_pages * page_size), "DAMON: %s", strerror(errno));
+	on = set_file(DAMON "0/state", "on");
+	TEST_ASSERT(on || errno == EBUSY || errno == EINVAL, "DAMON: %s", strerror(errno));
+	/* It may get to it late.  "off" waits for it to finish the folio. */
+	for (try = 0; on && !trace_has_event() && try < MAX_TRIES; try++)
+		usleep(10000);
+	TEST_ASSERT(!on || damon_set_file(DAMON "0/state", "off"), "DAMON: %s", strerror(errno));
+	damon_remove();
+	return on;
 }
 
 /* Have the guest access all of a few folios, DAMON age one of them, and verify it is idle. */
@@ -528,11 +685,12 @@ static void verify_damon(void)
 {
 	const u64 nr_tried = min_t(u64, nr_folios, 4);
 	u64 folio, other, page, calls, times;
+	bool done;
 
 	for (folio = 0; folio < nr_tried; folio++) {
 		if (!is_large(folio))
 			continue;
-		memset(targets, 0, sizeof(targets));
+		clear_targets();
 		for (page = 0; page < folio_pages; page++) {
 			u64 p = folio * folio_pages + page;
 
@@ -540,9 +698,18 @@ static void verify_damon(void)
 			if (page % nr_folios == nr_folios - 1 || page == folio_pages - 1)
 				run_guest();
 		}
-		trace_start();
-		damon_run(pfns[folio * folio_pages]);
+		trace_start(DAMON_FILTER);
+		done = damon_run(pfns[folio * folio_pages]);
 		calls = trace_stop();
+		if (!done) {
+			pr_info("DAMON is in use, or can't do paddr\n");
+			damon = false;
+			errno = 0;
+			return;
+		}
+		/* It may have been split or moved meanwhile. */
+		if (!is_large(folio))
+			continue;
 		times = verify_asked(folio, -1ull);
 		for (other = 0; other < nr_folios; other++) {
 			if (other != folio)
@@ -591,18 +758,21 @@ static void measure(int passes)
 
 	/* In a pass that isn't measured, as tracing takes its time. */
 	if (vm && tracing) {
-		trace_start();
+		trace_start(own_filter);
 		age();
 		printf("%s calls_per_pass=%lu\n", case_name(), trace_stop());
 	}
 }
 
-static void run_case(bool in_vm, int rounds, int passes, bool damon)
+static void run_case(bool in_vm, int rounds, int passes)
 {
+	bool good = true;
 	int round;
 
+	clear_targets();
 	if (!map_memory()) {
 		pr_info("%s: not to be had\n", case_name());
+		errno = 0;
 		unmap_memory();
 		return;
 	}
@@ -620,11 +790,11 @@ static void run_case(bool in_vm, int rounds, int passes, bool damon)
 			run_guest();
 		}
 	}
-	for (round = 0; round < rounds; round++)
-		verify_round(round);
-	if (in_vm && damon && tracing && rounds && folio_pages > 4)
+	for (round = 0; round < rounds && good; round++)
+		good = verify_round(round);
+	if (good && in_vm && damon && tracing && rounds && folio_pages > 4)
 		verify_damon();
-	if (passes)
+	if (good && passes)
 		measure(passes);
 	if (in_vm) {
 		kvm_vm_free(vm);
@@ -637,7 +807,27 @@ static bool trace_usable(void)
 {
 	/* That of a test that was killed goes, with what it has traced. */
 	rmdir(TRACE_INSTANCE);
-	return !mkdir(TRACE_INSTANCE, 0755) && !access(TRACE_ENABLE, W_OK);
+	made_instance = !mkdir(TRACE_INSTANCE, 0755);
+	return made_instance && !access(TRACE_ENABLE, W_OK);
+}
+
+/* By the task's name: its number isn't what tracing knows if it is in a PID namespace. */
+static void set_own_filter(void)
+{
+	char name[16];
+
+	TEST_ASSERT(!prctl(PR_GET_NAME, name), "prctl: %s", strerror(errno));
+	snprintf(own_filter, sizeof(own_filter), "comm == \"%s\"", name);
+}
+
+static void clean_up(void)
+{
+	damon_remove();
+	if (!made_instance)
+		return;
+	/* The instance can't be removed while a file of it is open, as if an assertion fails. */
+	syscall(__NR_close_range, 3, ~0u, 0);
+	rmdir(TRACE_INSTANCE);
 }
 
 static void help(char *name)
@@ -658,8 +848,8 @@ int main(int argc, char *argv[])
 	int opt, rounds = 4, passes = 0, in_vm;
 	u64 size = SZ_4M;
 	u32 seed = 1;
+	cpu_set_t cpus;
 	size_t i, j;
-	bool damon;
 
 	while ((opt = getopt(argc, argv, "b:hm:n:r:")) != -1) {
 		switch (opt) {
@@ -673,7 +863,7 @@ int main(int argc, char *argv[])
 			rounds = atoi_non_negative("Number of rounds", optarg);
 			break;
 		case 'r':
-			seed = atoi_paranoid(optarg);
+			seed = atoi_positive("Seed", optarg);
 			break;
 		case 'h':
 		default:
@@ -684,12 +874,15 @@ int main(int argc, char *argv[])
 	TEST_ASSERT(size && size <= MAX_MEM_SIZE && !(size % SZ_2M),
 		    "Memory must be a multiple of 2M, and 64M at most");
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
+	page_size = getpagesize();
+	__TEST_REQUIRE(page_size == vm_guest_mode_params[VM_MODE_DEFAULT].page_size,
+		       "Guests have pages of another size than the host");
+	__TEST_REQUIRE(!damon_runs(), "DAMON is running, and ages folios, too");
 	idle_fd = open_page_idle();
 	flags_fd = open_path_or_exit(PAGE_FLAGS, O_RDONLY);
 	/* Which takes pages out of the guest, and what is known of its accesses with them. */
 	stop_numa_balancing();
 	rng = new_kvm_random_state(seed);
-	page_size = getpagesize();
 	nr_pages = size / page_size;
 	pfns = calloc(nr_pages, sizeof(*pfns));
 	mapped = calloc(nr_pages, sizeof(*mapped));
@@ -698,16 +891,22 @@ int main(int argc, char *argv[])
 	large = calloc(nr_pages, sizeof(*large));
 	TEST_ASSERT(pfns && mapped && asked && idle && large, "No memory");
 
+	save_folio_sizes();
+	at_exit = clean_up;
+	restore_whatever_happens();
+
+	set_own_filter();
 	tracing = trace_usable();
 	if (!tracing)
 		pr_info("Not looking at what KVM is asked\n");
-	damon = !access(DAMON "nr_kdamonds", W_OK);
+	damon = damon_usable();
 	if (!damon)
-		pr_info("No DAMON\n");
+		pr_info("No DAMON, or it is configured already\n");
 	errno = 0;
 
-	save_folio_sizes();
-	restore_whatever_happens();
+	/* The folios that wait for being put on a list are those of this CPU. */
+	get_allowed_cpus(&cpus);
+	pin_self_to_nth_cpu(&cpus, 0);
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		folio_kib = sizes[i];
 		if (!set_folio_size(folio_kib)) {
@@ -722,11 +921,10 @@ int main(int argc, char *argv[])
 			if (layout && (folio_pages < 8 || !rounds))
 				continue;
 			for (in_vm = 0; in_vm < 2; in_vm++)
-				run_case(in_vm, rounds, passes, damon);
+				run_case(in_vm, rounds, passes);
 		}
 	}
 
-	rmdir(TRACE_INSTANCE);
 	close(idle_fd);
 	return 0;
 }

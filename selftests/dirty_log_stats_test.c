@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,8 +30,6 @@
 #define TEST_GPA	SZ_4G
 #define TEST_PAGES	512
 #define RING_ENTRIES	4096
-/* PROC_PID_INIT_INO of the kernel. */
-#define INIT_PID_NS	0xeffffffcu
 
 /* Shared with the guest. */
 static u64 page_size;
@@ -65,14 +62,6 @@ static u64 now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
-
-/* Tracing knows tasks by their numbers there. */
-static bool in_initial_pid_namespace(void)
-{
-	struct stat st;
-
-	return !stat("/proc/self/ns/pid", &st) && st.st_ino == INIT_PID_NS;
 }
 
 static void start_tracing(void)

@@ -163,6 +163,8 @@ int main(int argc, char *argv[])
 	}
 
 	block = get_def_hugetlb_pagesz();
+	__TEST_REQUIRE(block >= getpagesize() * (getpagesize() / sizeof(u64)),
+		       "Huge pages of the default size are no blocks");
 	mem = mmap(NULL, block, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	__TEST_REQUIRE(mem != MAP_FAILED, "No huge page to be had");

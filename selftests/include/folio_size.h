@@ -63,15 +63,20 @@ static inline void restore_folio_sizes(void)
 }
 
 static pid_t main_pid;
+/* What else a test has to undo.  Called by a signal handler, too, and maybe twice. */
+static void (*at_exit)(void);
 
-/* Those of the cases that fail exit, too, but have changed nothing. */
+/* Children exit, too, but it isn't theirs to restore. */
 static inline void restore_at_exit(void)
 {
-	if (getpid() == main_pid)
-		restore_folio_sizes();
+	if (getpid() != main_pid)
+		return;
+	restore_folio_sizes();
+	if (at_exit)
+		at_exit();
 }
 
-/* A case that is under way goes on alone, and ends by itself. */
+/* Children go on alone, and end by themselves. */
 static inline void restore_and_die(int sig)
 {
 	restore_at_exit();
@@ -101,7 +106,11 @@ static inline bool set_folio_size(const char *kib)
 	if (!kib)
 		return true;
 	snprintf(path, sizeof(path), THP_ENABLED, kib);
-	return set_file(path, "always");
+	if (set_file(path, "always"))
+		return true;
+	/* Lest an assertion that fails later is taken for a lack of privileges. */
+	errno = 0;
+	return false;
 }
 
 #endif /* SELFTEST_KVM_FOLIO_SIZE_H */

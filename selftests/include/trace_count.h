@@ -17,7 +17,18 @@
 
 #include "test_util.h"
 
+/* PROC_PID_INIT_INO of the kernel. */
+#define INIT_PID_NS	0xeffffffcu
+
 static char trace_instance[64];
+
+/* Tracing knows tasks by their numbers there. */
+static inline bool in_initial_pid_namespace(void)
+{
+	struct stat st;
+
+	return !stat("/proc/self/ns/pid", &st) && st.st_ino == INIT_PID_NS;
+}
 
 /* A file of the test's instance, valid until the next call. */
 static inline const char *trace_path(const char *file)

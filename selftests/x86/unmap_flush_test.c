@@ -92,8 +92,9 @@ int main(void)
 
 	for (i = 0; i < NR_ROUNDS; i++) {
 		pre_fault(vcpu, FIRST_GPA);
-		pages = vm_get_stat(vm, pages_4k);
+		/* In this order: what others unmap in between must count for both. */
 		flushes = vm_get_stat(vm, remote_tlb_flush_requests);
+		pages = vm_get_stat(vm, pages_4k);
 
 		WRITE_ONCE(unmapping, 1);
 		kvm_pthread_create(&thread, NULL, unmap, mem);
