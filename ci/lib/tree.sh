@@ -15,7 +15,8 @@ snapshot() {
 	local index
 
 	index=$(mktemp "$BUILD/snapshot.XXXXXX")
-	cp "$LINUX/.git/index" "$index"
+	# With its time, by which git knows that what is as old may have been edited since.
+	cp -p "$LINUX/.git/index" "$index"
 	# Debian's .gitignore ignores every new file, hence -f. Builds leave nothing there, editors and
 	# patch do.
 	if ! GIT_INDEX_FILE=$index git -C "$LINUX" -c core.autocrlf=false add -A -f . \
@@ -96,7 +97,7 @@ user_tree() {
 		return
 	fi
 	index=$(mktemp "$BUILD/user.XXXXXX")
-	cp "$(cd "$dir" && realpath "$(git rev-parse --git-path index)")" "$index"
+	cp -p "$(cd "$dir" && realpath "$(git rev-parse --git-path index)")" "$index"
 	(
 		export GIT_OPTIONAL_LOCKS=0 GIT_INDEX_FILE=$index GIT_OBJECT_DIRECTORY=$LINUX/.git/objects
 		export GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects
