@@ -12,6 +12,7 @@
  *  - Lowering the limit leaves that limit, not less: what fits in it is not recycled.
  *  - The limit changes, and memslots come and go, while the guest runs.
  *  - If the memslot is deleted that has the page tables, their shadow pages are zapped.
+ *  - If the shadow page of L1's top-level page table is zapped, so is what hangs from it.
  *  - If active roots alone are as many as the limit, KVM_RUN fails, and works again
  *    as soon as the limit is raised.  With shadow paging alone, as it takes many roots.
  *
@@ -45,6 +46,7 @@
 
 /* Shared with the guest. */
 static u64 nr_tables;
+static bool write_root;
 static u64 nr_writes[NR_TABLES];
 static u64 roots[NR_ROOT_VCPUS + 1][ROOTS_PER_VCPU];
 
@@ -64,6 +66,8 @@ static void guest_code(void)
 	u64 table, *page;
 
 	for (;;) {
+		if (READ_ONCE(write_root))
+			guest_write_root_table();
 		for (table = 0; table < READ_ONCE(nr_tables); table++) {
 			page = guest_table_page(table);
 			GUEST_ASSERT_EQ(READ_ONCE(*page), page_value(table));
@@ -230,6 +234,27 @@ static void test_memslot_of_page_tables(struct shadow_vm *s)
 	run_pass(s, NR_TABLES);
 }
 
+/* Nested guests only: KVM keeps pages that nothing leads to if they may be used again. */
+static void test_nested_root(struct shadow_vm *s)
+{
+	struct stats before;
+	u64 zapped;
+
+	set_shadow_page_limit(s->vm, MAX_SHADOW_PAGES);
+	run_pass(s, NR_TABLES);
+
+	before = read_stats(s->vm);
+	write_root = true;
+	sync_global_to_guest(s->vm, write_root);
+	run_pass(s, 0);
+	write_root = false;
+	sync_global_to_guest(s->vm, write_root);
+	zapped = stats_since(s->vm, before).zapped;
+	TEST_ASSERT(zapped >= NR_TABLES, "%lu shadow pages zapped, %u page tables hang from the root",
+		    zapped, NR_TABLES);
+	run_pass(s, NR_TABLES);
+}
+
 static void root_guest_code(u64 idx)
 {
 	int i;
@@ -308,6 +333,8 @@ int main(void)
 	test_recycling(&s);
 	test_lower_limit(&s);
 	test_changes_meanwhile(&s);
+	if (s.nested)
+		test_nested_root(&s);
 	test_memslot_of_page_tables(&s);
 	kvm_vm_free(s.vm);
 

@@ -23,6 +23,10 @@
  *    ("unmap_idle");
  *  - destroying the VM ("destroy");
  *  - the guest, which has its pages again with the lowest limit there is ("refill");
+ *  - the guest, or L2, which has KVM zap the shadow page of its, or L1's, top-level page
+ *    table ("zap_root");
+ *  - the same, after a write to each of the other page tables, so that their shadow pages
+ *    are unsync ("zap_root_unsync");
  *  - reading from debugfs how long the rmaps of a large memslot are ("rmaps_stat").
  *
  * If asked to, and if the kernel has CONFIG_LOCK_STAT, the longest that mmu_lock was held
@@ -64,13 +68,32 @@ static cpu_set_t allowed_cpus;
 static bool use_lock_stat;
 static bool stop;
 
+/* Shared with the guest. */
+static enum {
+	TOUCH_PAGES,
+	WRITE_TABLES,
+	WRITE_ROOT,
+} task;
+static u64 nr_pts;
+
 static void guest_code(void)
 {
-	u64 table;
+	u64 i;
 
 	for (;;) {
-		for (table = 0; table < nr_tables; table++)
-			WRITE_ONCE(*guest_table_page(table), table);
+		switch (READ_ONCE(task)) {
+		case TOUCH_PAGES:
+			for (i = 0; i < nr_tables; i++)
+				WRITE_ONCE(*guest_table_page(i), i);
+			break;
+		case WRITE_TABLES:
+			for (i = 0; i < nr_pts; i++)
+				guest_write_table(guest_table(i));
+			break;
+		case WRITE_ROOT:
+			guest_write_root_table();
+			break;
+		}
 		GUEST_DONE();
 	}
 }
@@ -102,18 +125,43 @@ static void *be_on_time(void *worst)
 	return NULL;
 }
 
-static void populate(struct shadow_vm *s)
+static void run_task(struct shadow_vm *s, int guest_task)
 {
 	struct ucall uc;
+	int ret;
 
-	vcpu_run(s->vcpu);
+	task = guest_task;
+	sync_global_to_guest(s->vm, task);
+	ret = __vcpu_run(s->vcpu);
+	if (ret && errno == ENOSPC) {
+		pr_info("KVM has no room for the shadow pages that a vCPU needs\n");
+		return;
+	}
+	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_RUN, ret));
 	TEST_ASSERT_EQ(get_ucall(s->vcpu, &uc), UCALL_DONE);
+}
+
+static void populate(struct shadow_vm *s)
+{
+	run_task(s, TOUCH_PAGES);
+}
+
+static void unsync(struct shadow_vm *s)
+{
+	run_task(s, WRITE_TABLES);
+}
+
+static void zap_root(struct shadow_vm *s)
+{
+	run_task(s, WRITE_ROOT);
 }
 
 static void create_populated(struct shadow_vm *s)
 {
 	shadow_vm_create(s, nr_tables, guest_code);
+	nr_pts = s->pt_size / PAGE_SIZE;
 	sync_global_to_guest(s->vm, nr_tables);
+	sync_global_to_guest(s->vm, nr_pts);
 	set_shadow_page_limit(s->vm, MAX_SHADOW_PAGES);
 	populate(s);
 }
@@ -340,6 +388,8 @@ int main(int argc, char *argv[])
 		{ .name = "delete_sparse", .prepare = add_sparse_slot, .run = delete_slot },
 		{ .name = "unmap_idle", .prepare = add_sparse_slot_zap_all, .run = unmap_sparse },
 		{ .name = "refill", .prepare = shrink, .run = populate },
+		{ .name = "zap_root", .run = zap_root },
+		{ .name = "zap_root_unsync", .prepare = unsync, .run = zap_root },
 		{ .name = "rmaps_stat", .prepare = add_sparse_slot, .run = read_rmaps_stat },
 	};
 	u32 seed = time(NULL);

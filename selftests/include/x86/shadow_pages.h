@@ -22,8 +22,10 @@
 #define TABLE_SIZE		SZ_2M
 #define TABLES_SLOT		10
 #define TABLES_GVA		0x4000000000ul
-/* Where the page tables are, and those of L1. */
+/* Where the page tables are, and those of L1, and where the guest finds them. */
 #define PT_SLOT			11
+#define PT_GVA			0x6000000000ul
+#define ROOT_GVA		0x7000000000ul
 #define PT_SLOT_MIN_SIZE	SZ_32M
 
 struct shadow_vm {
@@ -36,6 +38,28 @@ struct shadow_vm {
 	u64 pt_size;
 	bool nested;
 };
+
+static inline u64 *guest_table(u64 nr)
+{
+	return (u64 *)(PT_GVA + nr * PAGE_SIZE);
+}
+
+/* A write that changes nothing, to a page table, or to whatever else is in PT_SLOT. */
+static inline void guest_write_table(u64 *table)
+{
+	WRITE_ONCE(*table, READ_ONCE(*table));
+}
+
+/*
+ * Has KVM zap the shadow page of the top-level page table, L1's if KVM uses TDP: that is not how
+ * to write an entry, see detect_write_misaligned().
+ */
+static inline void guest_write_root_table(void)
+{
+	u16 *table = (u16 *)ROOT_GVA;
+
+	WRITE_ONCE(*table, READ_ONCE(*table));
+}
 
 static inline u64 *guest_table_page(u64 table)
 {
@@ -73,7 +97,7 @@ static inline bool shadow_vm_supported(void)
 static inline void shadow_vm_create(struct shadow_vm *s, u64 nr_tables, void *guest_code)
 {
 	/* Those of the lowest level, and a few more. */
-	u64 table, nr_pts = nr_tables + nr_tables / 256 + 16;
+	u64 table, nr_pts = nr_tables + nr_tables / 64 + 16;
 	gva_t nested_gva;
 
 	s->nested = kvm_is_tdp_enabled();
@@ -94,15 +118,19 @@ static inline void shadow_vm_create(struct shadow_vm *s, u64 nr_tables, void *gu
 				    s->pt_size / PAGE_SIZE, 0);
 	s->pt_mem = addr_gpa2hva(s->vm, s->pt_gpa);
 
+	if (s->nested)
+		vm_enable_tdp(s->vm);
+	virt_map(s->vm, ROOT_GVA, s->nested ? s->vm->stage2_mmu.pgd : s->vm->mmu.pgd, 1);
+
 	s->vm->memslots[MEM_REGION_PT] = PT_SLOT;
 	for (table = 0; table < nr_tables; table++)
 		virt_map(s->vm, (gva_t)guest_table_page(table), s->gpa + table * TABLE_SIZE, 1);
+	virt_map(s->vm, PT_GVA, s->pt_gpa, s->pt_size / PAGE_SIZE);
 	s->vm->memslots[MEM_REGION_PT] = 0;
 
 	if (!s->nested)
 		return;
 
-	vm_enable_tdp(s->vm);
 	if (kvm_cpu_has(X86_FEATURE_VMX))
 		vcpu_alloc_vmx(s->vm, &nested_gva);
 	else
@@ -110,8 +138,8 @@ static inline void shadow_vm_create(struct shadow_vm *s, u64 nr_tables, void *gu
 	vcpu_args_set(s->vcpu, 2, nested_gva, guest_code);
 	/* That is what is allocated by now. */
 	tdp_identity_map_default_memslots(s->vm);
-	tdp_map(s->vm, s->pt_gpa, s->pt_gpa, nr_pts * PAGE_SIZE);
 	s->vm->memslots[MEM_REGION_PT] = PT_SLOT;
+	tdp_map(s->vm, s->pt_gpa, s->pt_gpa, s->pt_size);
 	for (table = 0; table < nr_tables; table++)
 		tdp_map(s->vm, s->gpa + table * TABLE_SIZE, s->gpa + table * TABLE_SIZE,
 			PAGE_SIZE);
