@@ -26,7 +26,8 @@
  *  - the guest, or L2, which has KVM zap the shadow page of its, or L1's, top-level page
  *    table ("zap_root");
  *  - the same, after a write to each of the other page tables, so that their shadow pages
- *    are unsync ("zap_root_unsync");
+ *    are unsync ("zap_root_unsync"), and the guest, which has its pages again after that
+ *    ("refault");
  *  - reading from debugfs how long the rmaps of a large memslot are ("rmaps_stat").
  *
  * If asked to, and if the kernel has CONFIG_LOCK_STAT, the longest that mmu_lock was held
@@ -154,6 +155,12 @@ static void unsync(struct shadow_vm *s)
 static void zap_root(struct shadow_vm *s)
 {
 	run_task(s, WRITE_ROOT);
+}
+
+static void unsync_and_zap_root(struct shadow_vm *s)
+{
+	unsync(s);
+	zap_root(s);
 }
 
 static void create_populated(struct shadow_vm *s)
@@ -390,6 +397,7 @@ int main(int argc, char *argv[])
 		{ .name = "refill", .prepare = shrink, .run = populate },
 		{ .name = "zap_root", .run = zap_root },
 		{ .name = "zap_root_unsync", .prepare = unsync, .run = zap_root },
+		{ .name = "refault", .prepare = unsync_and_zap_root, .run = populate },
 		{ .name = "rmaps_stat", .prepare = add_sparse_slot, .run = read_rmaps_stat },
 	};
 	u32 seed = time(NULL);
