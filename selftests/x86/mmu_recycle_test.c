@@ -250,8 +250,9 @@ static void test_nested_root(struct shadow_vm *s)
 	write_root = false;
 	sync_global_to_guest(s->vm, write_root);
 	zapped = stats_since(s->vm, before).zapped;
-	TEST_ASSERT(zapped >= NR_TABLES, "%lu shadow pages zapped, %u page tables hang from the root",
-		    zapped, NR_TABLES);
+	TEST_ASSERT(zapped >= NR_TABLES,
+		    "%lu shadow pages zapped, %u page tables hang from the root", zapped,
+		    NR_TABLES);
 	run_pass(s, NR_TABLES);
 }
 
