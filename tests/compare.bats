@@ -82,6 +82,13 @@ simulate() {
 	awk -F'\t' '$14 == "too few boots" { n++ } END { print NR, n; exit n != NR }' "$BATS_TEST_TMPDIR/rows.tsv"
 }
 
+@test "compare: what is slower, significantly by q alone, isn't better" {
+	values l zap refault_ms perf "203.4 180.2 187.9 184.1" "211 204.7 191.6 208.7"
+	[[ $(row refault_ms) == *"x1.10 "*"q=0.057 worse?" ]]
+	values l zap refault_ms confirm "183.5 200.7 195.6 194" "249.3 243.1 191.8 199.3"
+	[[ $(row refault_ms) == *"not again" ]]
+}
+
 @test "compare: only tests that passed count, and no reruns" {
 	values l aging-lru quiet_pass_avg_us perf "100 101 102 103" "50 51 52 53"
 	[[ $(row quiet_pass_avg_us) == *"4/4   x0.51 "*better ]]

@@ -24,11 +24,11 @@
  *   too few boots  no difference could be significant with so few
  *
  * "worse" has to be seen twice: a row that is worse with p <= P_LIMIT by itself,
- * whatever its q, is "worse?", and to be measured again.  Rounds "*confirm*" are
- * boots made for that, and are judged alone.  The row is "worse" if it is again
- * worse there with p <= P_LIMIT, else "not again".  By chance, with four boots a
- * side each time, one row in 4900 gets there (1/70 each time), or fewer, as the
- * ratio must be beyond MIN_EFFECT, too.
+ * whatever its q, or with q <= Q_LIMIT, is "worse?", and to be measured again.
+ * Rounds "*confirm*" are boots made for that, and are judged alone.  The row is
+ * "worse" if it is again worse there with p <= P_LIMIT, else "not again".  By chance, with four boots a
+ * side each time, one row in 4900 gets there (1/70 each time; 2/70 the first time
+ * if q <= Q_LIMIT counts), or fewer, as the ratio must be beyond MIN_EFFECT, too.
  *
  * [1] H. B. Mann and D. R. Whitney, "On a Test of Whether one of Two Random
  *     Variables is Stochastically Larger than the Other", Ann. Math. Statist. 18 (1947)
@@ -292,9 +292,9 @@ static bool has_effect(const struct finding *f)
 	return f->ratio >= MIN_EFFECT || f->ratio <= 1 / MIN_EFFECT;
 }
 
-static bool is_worse(const struct row *r, const struct finding *f)
+static bool looks_worse(const struct row *r, const struct finding *f)
 {
-	return f->p <= P_LIMIT && has_effect(f) && (f->ratio > 1) == (r->kind == LESS);
+	return has_effect(f) && (f->ratio > 1) == (r->kind == LESS);
 }
 
 /* All samples of both sides are one number. */
@@ -367,8 +367,11 @@ static const char *sign_of(const struct row *r)
 		return "=";
 	if (!f->enough)
 		return "too few boots";
-	if (is_worse(r, f))
-		return !r->again.enough ? "worse?" : is_worse(r, &r->again) ? "worse" : "not again";
+	if ((f->p <= P_LIMIT || f->q <= Q_LIMIT) && looks_worse(r, f)) {
+		if (!r->again.enough)
+			return "worse?";
+		return r->again.p <= P_LIMIT && looks_worse(r, &r->again) ? "worse" : "not again";
+	}
 	if (f->q > Q_LIMIT)
 		return "~";
 	return has_effect(f) ? "better" : "<10%";
