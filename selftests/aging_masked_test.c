@@ -553,11 +553,12 @@ static int run_test(const char *cgroup, void *arg)
 {
 	int rounds = *(int *)arg;
 	cpu_set_t cpus;
-	char pid[16];
+	char own[32];
 
-	/* Reclaim asks, too. */
-	snprintf(pid, sizeof(pid), "%d", getpid());
-	TEST_ASSERT(write_file(TRACE_INSTANCE "/set_event_pid", pid), "Can't trace ourselves");
+	/* Reclaim asks, too; set_event_pid would trace the host's scheduler. */
+	snprintf(own, sizeof(own), "common_pid == %d", getpid());
+	TEST_ASSERT(write_file(TRACE_EVENTS "kvm_age_hva_masked/filter", own),
+		    "Can't trace ourselves");
 
 	/* The pages that wait for being put on a list are those of this CPU. */
 	get_allowed_cpus(&cpus);

@@ -25,6 +25,8 @@
 #include "trace_count.h"
 #include "ucall_common.h"
 
+#define HARVEST_EVENT	"kvm_dirty_log_harvest"
+
 #define TEST_SLOT	10
 #define TEST_GVA	0xc0000000ul
 #define TEST_GPA	SZ_4G
@@ -66,20 +68,20 @@ static u64 now_ns(void)
 
 static void start_tracing(void)
 {
-	char pid[16];
+	char own[32];
 	int fd;
 
 	tracing = in_initial_pid_namespace() && trace_count_start();
 	if (!tracing)
 		return;
 
-	/* Other VMs are harvested, too. */
-	fd = open_path_or_exit(trace_path("set_event_pid"), O_WRONLY);
-	snprintf(pid, sizeof(pid), "%d", getpid());
-	TEST_ASSERT(write(fd, pid, strlen(pid)) == (ssize_t)strlen(pid), "Can't trace ourselves");
+	/* Other VMs are harvested, too; set_event_pid would trace the host's scheduler. */
+	fd = open(trace_path("events/kvm/" HARVEST_EVENT "/filter"), O_WRONLY);
+	TEST_ASSERT(fd >= 0, "KVM has " HARVEST_STAT ", but no event " HARVEST_EVENT);
+	snprintf(own, sizeof(own), "common_pid == %d", getpid());
+	TEST_ASSERT(write(fd, own, strlen(own)) == (ssize_t)strlen(own), "Can't trace ourselves");
 	close(fd);
-	TEST_ASSERT(trace_count_event("kvm_dirty_log_harvest"),
-		    "KVM has " HARVEST_STAT ", but no event kvm_dirty_log_harvest");
+	TEST_ASSERT(trace_count_event(HARVEST_EVENT), "Can't trace " HARVEST_EVENT);
 }
 
 /* Of the events since the last call, which must be one if @wanted, else none. */
@@ -99,11 +101,11 @@ static void verify_event(const char *wanted, int slot, u64 pages, u64 waited, u6
 	file = fopen(trace_path("trace"), "r");
 	TEST_ASSERT(file, "Can't read the trace");
 	while (fgets(line, sizeof(line), file)) {
-		event = strstr(line, "kvm_dirty_log_harvest: ");
+		event = strstr(line, HARVEST_EVENT ": ");
 		if (!event)
 			continue;
 		nr++;
-		TEST_ASSERT(sscanf(event, "kvm_dirty_log_harvest: %15s slot 0x%x pages %lu ns %lu",
+		TEST_ASSERT(sscanf(event, HARVEST_EVENT ": %15s slot 0x%x pages %lu ns %lu",
 				   op, &s, &p, &t) == 4, "Can't read '%s'", event);
 		TEST_ASSERT(wanted && !strcmp(op, wanted) && s == (unsigned int)slot && p == pages,
 			    "Wanted '%s slot 0x%x pages %lu', got '%s'", wanted ?: "nothing", slot,

@@ -460,7 +460,7 @@ static void keep_vm(void)
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0 || ioctl(fd, KVM_CREATE_VM, 0) < 0)
-		bail_out("cannot create a VM: %s", strerror(errno));
+		bail_out("cannot create a VM by /dev/kvm: %s", strerror(errno));
 }
 
 static void shell(void)

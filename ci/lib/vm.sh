@@ -215,9 +215,10 @@ make_initramfs() {
 }
 
 # kernel_cmdline [WORDS]: tsc=reliable (x86): the watchdog compares clocks whose emulation the host's
-# scheduler sets apart.
+# scheduler sets apart. norecord-cmd: who enables a trace event doesn't patch the scheduler, see
+# "Patched code" in ci/README.md.
 kernel_cmdline() {
-	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr %s loglevel=7 %s %s%s' "${LANE[console]}" \
+	printf 'console=%s oops=panic panic=-1 hung_task_panic=1 nokaslr trace_options=norecord-cmd %s loglevel=7 %s %s%s' "${LANE[console]}" \
 		"$([[ ${LANE[arch]} == x86_64 ]] && echo tsc=reliable)" "${LANE[append]}" "${1-}" "${APPEND:+ $APPEND}"
 }
 
