@@ -166,6 +166,43 @@ teardown() {
 	PATH=$BATS_TEST_TMPDIR/bin:$PATH run $RUN --kernel stack --test one
 	fails_with 3 "this machine has no room for a VM of "
 	fails_with 3 "qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory"
+	# One of several VMs that has none ends all of it.
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH run "$PROJECT/ci/run" --lane svm-tdp,svm-shadow --kernel stack --test one -j 2
+	fails_with 3 "this machine has no room for a VM of "
+}
+
+@test "-j: the VMs of all lanes at once, and the report is that of one after the other" {
+	local tables=()
+
+	scene one "| some_us=1"
+	scene two "| words" "not ok # exit=254"
+	run "$PROJECT/ci/run" --lane svm-tdp,svm-shadow --test fake
+	[[ $status == 1 ]] || { echo "$output"; false; }
+	tables=("$REPORT"/{results,values,vms}.tsv)
+	cat "${tables[@]}" >"$BATS_TEST_TMPDIR/in-turn"
+	rm -r "$KVM_STACK_CACHE/base-results"
+	run "$PROJECT/ci/run" --lane svm-tdp,svm-shadow --test fake -j 3
+	[[ $status == 1 ]] || { echo "$output"; false; }
+	cat "${tables[@]}" | diff "$BATS_TEST_TMPDIR/in-turn" -
+	[[ -s $REPORT/vm/svm-shadow.stack.1/tests/two.log && $(grep -c . "$BATS_TEST_TMPDIR/in-turn") == 20 ]]
+	run "$PROJECT/ci/run" -j many
+	fails_with 2 "-j takes a number from 1, not 'many'"
+}
+
+# order: of what the last run said of its VMs: b for each that boots, l for each that is lost.
+order() {
+	sed -n 's/.*: booting.*/b/p; s/.*: VM lost.*/l/p' <<<"$output" | tr -d '\n'
+}
+
+@test "-j: as many as it says, and as there is memory for; what one of them ends with counts" {
+	export KVM_CI_SILENCE=2
+	scene one.1 hang
+	scene one.2 hang
+	run_again --lane svm-tdp,svm-shadow --kernel stack --test one -j 2
+	[[ $status == 4 && $(order) == bbll ]] || { echo "$output"; false; }
+	sed -i 's/^memory=.*/memory=100T/' "$PROJECT/ci/lanes/svm-tdp"
+	run_again --lane svm-tdp,svm-shadow --kernel stack --test one -j 2
+	[[ $status == 4 && $(order) == blbl ]] || { echo "$output"; false; }
 }
 
 @test "no room to build a kernel: exit 3, and not the patch's fault" {

@@ -58,6 +58,38 @@ gone() {
 	[[ $status == 0 && -z $(ls "$KVM_STACK_BUILD/run") ]] || { echo "$output"; false; }
 }
 
+# vms_of RUN_PID: the emulators of a run, which may be children of its children.
+vms_of() {
+	local pid
+
+	for pid in $(pgrep -f fake/qemu-system); do
+		[[ $(readlink "/proc/$pid/cwd") != "$KVM_STACK_BUILD/run/$1/"* ]] || echo "$pid"
+	done
+}
+
+@test "a run of several VMs at once that ends by a signal takes all of them along" {
+	local vms pid i
+
+	scene program hang
+	for signal in TERM KILL; do
+		env --default-signal=TERM "$RUN" --kernel "$IMAGE" --lane svm-tdp,svm-shadow --program "$PROGRAM" -j 2 \
+			>"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+		run_pid=$!
+		for ((i = 0; i < 600; i++)); do
+			(($(cat "$KVM_STACK_BUILD/run/$run_pid"/*/verdict 2>/dev/null | grep -c '^# begin') < 2)) || break
+			sleep 0.1
+		done
+		mapfile -t vms < <(vms_of $run_pid)
+		((${#vms[@]} == 2)) || { cat "$BATS_TEST_TMPDIR/log"; false; }
+		kill -$signal $run_pid
+		gone $run_pid
+		for pid in "${vms[@]}"; do
+			gone "$pid"
+		done
+		flock -w 10 "$REPORT/.lock" true || { echo "$signal: the report is locked"; false; }
+	done
+}
+
 # ends_build PROGRAM: a run that is ended while PROGRAM builds.
 ends_build() {
 	printf '#!/bin/sh\necho $$ >%s/building\nexec sleep 1000\n' "$FAKE" >"$PROJECT/ci/$1"

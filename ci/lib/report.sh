@@ -29,13 +29,19 @@ begin_report() {
 		TOOK["$lane ${name%%:*}"]=$ms
 	done < <(cat "$REPORT/results.tsv" 2>/dev/null || true)
 	rm -rf "$REPORT"/{results,values,vms,ab,regressions}.tsv "$REPORT"/{results.json,junit.xml,summary.md,ab.txt,ktap,vm} "$REPORT"/*.svg
-	mkdir -p "$REPORT/vm" || die $E_ENV "cannot write $REPORT"
+	VMS=$REPORT/vm
+	mkdir -p "$VMS" || die $E_ENV "cannot write $REPORT"
 	STACK_COMMIT=$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)
-	: >"$REPORT/results.tsv"
-	: >"$REPORT/values.tsv"
-	: >"$REPORT/vms.tsv"
-	: >"$REPORT/ab.tsv"
-	: >"$REPORT/regressions.tsv"
+	new_tables
+}
+
+# new_tables: empty ones, in $REPORT.
+new_tables() {
+	local table
+
+	for table in results values vms ab regressions; do
+		: >"$REPORT/$table.tsv"
+	done
 }
 
 # estimate PLAN: for how long its tests will run, if the last report has all of them.
@@ -51,7 +57,7 @@ estimate() {
 
 # vm_folder LABEL ROUND: where what is left of a VM is kept.
 vm_folder() {
-	echo "$REPORT/vm/${LANE[name]}.$1.$2"
+	echo "$VMS/${LANE[name]}.$1.$2"
 }
 
 # keep_vm DIR ACCEL END LABEL ROUND

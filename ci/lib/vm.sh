@@ -341,6 +341,8 @@ boot() {
 	PARTIAL=
 	exec {verdict}<"$dir/verdict" {never}<> <(:)
 	while kill -0 "$VM_PID" 2>/dev/null; do
+		# Of a run that was killed, nothing goes on, see run_beside().
+		[[ -e /proc/$$/exe ]] || exit $E_ENV
 		# What ends at once is not waited for.
 		read -rt $nap -u $never || true
 		((SECONDS - begin < 2)) || nap=0.2
