@@ -31,7 +31,7 @@ oops() {
 	local dir
 
 	(($1 < E_USAGE || $1 > 7)) || return 0
-	for dir in "$BUILD" "$CACHE" "${TMPDIR:-/tmp}" "${REPORT-}"; do
+	for dir in "$BUILD" "$CACHE" "${TMPDIR:-/tmp}" "${REPORT-}" "${VMS-}"; do
 		! full "$dir" || die "$E_ENV" "disk full: nothing can be written to $dir; make room, then again"
 	done
 	printf '%s: internal error: exit %d at %s:%d\n' "${0##*/}" "$@" >&2

@@ -90,6 +90,42 @@ vms_of() {
 	done
 }
 
+@test "of several VMs at once, what those have found that ended is kept when the run is ended" {
+	scene program.1 "not ok # exit=1"
+	scene program.2 hang
+	env --default-signal=TERM "$RUN" --kernel "$IMAGE" --lane svm-tdp,svm-shadow --program "$PROGRAM" -j 2 \
+		>"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+	run_pid=$!
+	for ((i = 0; i < 600; i++)); do
+		! ls "$KVM_STACK_BUILD/run/$run_pid"/part.*/worst >/dev/null 2>&1 || break
+		sleep 0.1
+	done
+	sleep 0.3
+	kill -TERM $run_pid
+	run wait $run_pid
+	gone $run_pid
+	[[ $(cut -f4,5 "$REPORT/results.tsv") == $'program\tfailed' ]] || { cat "$REPORT/results.tsv" "$BATS_TEST_TMPDIR/log"; false; }
+	[[ -z $(ls "$KVM_STACK_BUILD/run") ]]
+}
+
+@test "of several VMs at once, a process that is killed ends the run: exit 3" {
+	scene program hang
+	"$RUN" --kernel "$IMAGE" --lane svm-tdp,svm-shadow --program "$PROGRAM" -j 2 >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+	run_pid=$!
+	for ((i = 0; i < 600; i++)); do
+		mapfile -t vms < <(vms_of $run_pid)
+		((${#vms[@]} < 2)) || break
+		sleep 0.1
+	done
+	kill -KILL "$(awk '{ print $4 }' "/proc/${vms[0]}/stat")"
+	code=0
+	wait $run_pid || code=$?
+	[[ $code == 3 && $(tail -n 1 "$BATS_TEST_TMPDIR/log") == *"a process that ran a VM was killed (exit 137)"* ]] ||
+		{ cat "$BATS_TEST_TMPDIR/log"; echo "exit $code"; false; }
+	gone "${vms[0]}"
+	gone "${vms[1]}"
+}
+
 # ends_build PROGRAM: a run that is ended while PROGRAM builds.
 ends_build() {
 	printf '#!/bin/sh\necho $$ >%s/building\nexec sleep 1000\n' "$FAKE" >"$PROJECT/ci/$1"

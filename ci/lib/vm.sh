@@ -342,7 +342,7 @@ boot() {
 	exec {verdict}<"$dir/verdict" {never}<> <(:)
 	while kill -0 "$VM_PID" 2>/dev/null; do
 		# Of a run that was killed, nothing goes on, see run_beside().
-		[[ -e /proc/$$/exe ]] || exit $E_ENV
+		[[ -e /proc/$$/exe ]] || { kill -KILL "$VM_PID" 2>/dev/null; exit $E_ENV; }
 		# What ends at once is not waited for.
 		read -rt $nap -u $never || true
 		((SECONDS - begin < 2)) || nap=0.2
@@ -407,16 +407,17 @@ blame_host() {
 
 readonly KEPT=(verdict console cpu_reset emulator.log command)	# what the cache keeps of a VM
 
-# cache_vm DIR CACHED: all of it or nothing.
+# cache_vm DIR CACHED: all of it or nothing. Another run, or lane, may have the same to keep.
 cache_vm() {
-	rm -rf "$2.new"
-	mkdir -p "$2.new"
-	if cp "${KEPT[@]/#/$1/}" "$2.new/"; then
-		rm -rf "$2"
-		mv -T "$2.new" "$2"
+	local new=$2.new.$BASHPID
+
+	mkdir -p "$new"
+	if cp "${KEPT[@]/#/$1/}" "$new/"; then
+		whole_vm "$2" || rm -rf "$2"
+		mv -T "$new" "$2" 2>/dev/null || rm -rf "$new"
 	else
 		say "the results of this VM are not kept for later runs: is $CACHE full?"
-		rm -rf "$2.new"
+		rm -rf "$new"
 	fi
 }
 
