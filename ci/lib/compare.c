@@ -26,9 +26,10 @@
  * "worse" has to be seen twice: a row that is worse with p <= P_LIMIT by itself,
  * whatever its q, or with q <= Q_LIMIT, is "worse?", and to be measured again.
  * Rounds "*confirm*" are boots made for that, and are judged alone.  The row is
- * "worse" if it is again worse there with p <= P_LIMIT, else "not again".  By chance, with four boots a
- * side each time, one row in 4900 gets there (1/70 each time; 2/70 the first time
- * if q <= Q_LIMIT counts), or fewer, as the ratio must be beyond MIN_EFFECT, too.
+ * "worse" if it is again worse there with p <= P_LIMIT, else "not again".  By
+ * chance, with four boots a side each time, one row in 4900 gets there (1/70 each
+ * time; 2/70 the first time if q <= Q_LIMIT counts), or fewer, as the ratio must be
+ * beyond MIN_EFFECT, too.
  *
  * [1] H. B. Mann and D. R. Whitney, "On a Test of Whether one of Two Random
  *     Variables is Stochastically Larger than the Other", Ann. Math. Statist. 18 (1947)
